@@ -1,1 +1,1 @@
-"""To be described."""
+"""X-rays in: pixels, studies and the text that their labels support."""

@@ -1,1 +1,1 @@
-"""To be described."""
+"""Pure functions of tensors: flow, guidance, masks, positions, patches, images. No files, no state."""

@@ -1,1 +1,1 @@
-"""To be described."""
+"""The model: configuration, context, both branches, sampling, the autoencoder and the processor."""

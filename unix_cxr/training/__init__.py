@@ -1,1 +1,1 @@
-"""To be described."""
+"""Staged training: objectives, stages, one loop, checkpoints."""

@@ -1,0 +1,14 @@
+"""Rotary position embedding in the half-split convention (arXiv:2104.09864)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def rotate(
+    heads: Float[Tensor, "b h n e"], cos: Float[Tensor, "b n e"], sin: Float[Tensor, "b n e"]
+) -> Float[Tensor, "b h n e"]:
+    """Rotate queries or keys. Axes: b batch, h heads, n tokens, e head width (halves repeated)."""
+    first, second = heads.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return heads * cos[:, None] + turned * sin[:, None]

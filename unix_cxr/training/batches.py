@@ -1,0 +1,119 @@
+"""Batches as values, and sources that make the batch of any step, in any order.
+
+A source's batch is a function of the step alone, so a run that restarts at step k sees what it
+would have seen. Axes: b batch, c channels, h and w pixels, H and W latents, n tokens.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Protocol, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+B_co = TypeVar("B_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """X-rays: [b, 1, h, w], values in [0, 1]."""
+
+    images: Float[Tensor, "b 1 h w"]
+
+    def __post_init__(self) -> None:
+        low, high = self.images.aminmax()
+        if low < 0 or high > 1:
+            raise ValueError(f"images must lie in [0, 1], not [{low:.3g}, {high:.3g}]")
+
+
+@dataclass(frozen=True)
+class ReportBatch:
+    """Inputs of the understanding branch with the labels of the report's tokens.
+
+    Args:
+        input_ids: [b, n] the whole sequence: image block, prompt, report.
+        attention_mask: [b, n] 1 for tokens, 0 for padding.
+        pixel_values: [b, 3, h, w] normalised for the vision tower.
+        labels: [b, n] next token, or `IGNORED_LABEL` where no loss is taken.
+    """
+
+    input_ids: Int[Tensor, "b n"]
+    attention_mask: Int[Tensor, "b n"]
+    pixel_values: Float[Tensor, "b 3 h w"]
+    labels: Int[Tensor, "b n"]
+
+
+@dataclass(frozen=True)
+class CaptionedLatentBatch:
+    """Latents with their captions, times and noise, all drawn by the source.
+
+    Args:
+        latents: [b, c, H, W] normalised.
+        noise: [b, c, H, W] standard normal.
+        times: [b] in (0, 1).
+        caption_ids: [b, n] with BOS and EOS; padded.
+        caption_mask: [b, n] True for tokens; all False where the caption was dropped.
+    """
+
+    latents: Float[Tensor, "b c H W"]
+    noise: Float[Tensor, "b c H W"]
+    times: Float[Tensor, " b"]
+    caption_ids: Int[Tensor, "b n"]
+    caption_mask: Bool[Tensor, "b n"]
+
+
+class BatchSource(Protocol[B_co]):
+    """Makes the batch of a training step, and the fixed batches of a validation pass."""
+
+    def batch(self, step: int) -> B_co:
+        """The batch of that step: always the same one."""
+        ...
+
+    def validation(self) -> list[B_co]:
+        """The same batches at every call."""
+        ...
+
+
+class SteppedDataset(Dataset[B_co]):
+    """A source as a map-style dataset whose item k is the batch of step k, for a `DataLoader`."""
+
+    def __init__(self, source: BatchSource[B_co], steps: int) -> None:
+        self.source = source
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> B_co:
+        return self.source.batch(step)
+
+
+def generator_of(seed: int, *numbers: int) -> torch.Generator:
+    """A generator that depends on these numbers alone, whatever was drawn before."""
+    mixed = seed
+    for number in numbers:
+        mixed = (mixed * 6_364_136_223_846_793_005 + number + 1_442_695_040_888_963_407) % 2**63
+    return torch.Generator().manual_seed(mixed)
+
+
+def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> Int[Tensor, " b"]:
+    """Which samples step `step` sees: epoch after epoch, each in an order of its own."""
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    orders: dict[int, Tensor] = {}
+    chosen = []
+    for position in positions:
+        epoch, place = divmod(position, samples)
+        if epoch not in orders:
+            orders[epoch] = torch.randperm(samples, generator=generator_of(seed, epoch))
+        chosen.append(orders[epoch][place])
+    return torch.stack(chosen)
+
+
+def to_device(batch: B_co, device: torch.device) -> B_co:
+    """The same batch with its tensors on a device."""
+    moved = {
+        field.name: getattr(batch, field.name).to(device, non_blocking=True)
+        for field in fields(batch)  # type: ignore[arg-type]  # every batch is a dataclass
+    }
+    return type(batch)(**moved)

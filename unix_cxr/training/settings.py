@@ -1,0 +1,250 @@
+"""What a recipe may say, checked by pydantic; an unknown key is an error that names the known ones."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Strict):
+    """Which studies are read, and at which size.
+
+    Args:
+        root: folder with metadata.csv and the images; relative to the working directory.
+        subsets: collections to train on.
+        image_size: side of the square images in pixels.
+        limit: keep only the first studies of each split; None keeps all.
+    """
+
+    root: str
+    subsets: tuple[str, ...]
+    image_size: Annotated[int, Field(ge=32, multiple_of=16)]
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+
+class AutoencoderSettings(_Strict):
+    """Sizes of the autoencoder; see `build_autoencoder`."""
+
+    channels: tuple[int, ...]
+    layers_per_block: Annotated[int, Field(ge=1)]
+    latent_channels: Annotated[int, Field(ge=1)]
+    image_channels: Literal[1, 3]
+    norm_groups: Annotated[int, Field(ge=1)]
+
+
+class ModelSettings(_Strict):
+    """Sizes of the model; see `UniXConfig`."""
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary_size: int
+    vision_hidden_size: int
+    vision_intermediate_size: int
+    vision_layers: int
+    vision_heads: int
+    vision_patch_size: int
+    max_latent_size: int
+
+
+class AutoencoderObjectiveSettings(_Strict):
+    """L1 + KL + structural similarity, with their weights."""
+
+    kind: Literal["autoencoder"]
+    l1: Positive
+    kl: Positive
+    structure: Positive
+
+
+class UnderstandingObjectiveSettings(_Strict):
+    """Cross-entropy of the report's tokens, given the image."""
+
+    kind: Literal["understanding"]
+
+
+class GenerationObjectiveSettings(_Strict):
+    """Flow matching of the latents, given the caption.
+
+    Args:
+        caption_dropout: share of captions replaced by the empty context.
+        timestep_shift: shift of the logit-normal training times.
+        understanding_gradient: 1 trains the understanding branch jointly, 0 freezes it.
+        augmented_copies: latents that are cached per image, each of another augmentation.
+    """
+
+    kind: Literal["generation"]
+    caption_dropout: Fraction
+    timestep_shift: Positive
+    understanding_gradient: Fraction
+    augmented_copies: Annotated[int, Field(ge=1)]
+
+
+ObjectiveSettings = Annotated[
+    AutoencoderObjectiveSettings | UnderstandingObjectiveSettings | GenerationObjectiveSettings,
+    Field(discriminator="kind"),
+]
+
+
+class StageSettings(_Strict):
+    """One stage: what it minimises, what learns, for how long and how fast.
+
+    Args:
+        name: names the stage's folder.
+        objective: what is minimised.
+        trains: shell patterns of the parameters that learn; each must match one.
+        steps: optimizer steps.
+        batch_size: samples per step.
+        learning_rate: after the warm-up.
+        warmup_steps: linear rise at the start.
+        schedule: "constant", or "cosine" down to a hundredth of the rate.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        clip_norm: largest norm of the gradient.
+        precision: "float32", or "bfloat16" autocast over float32 weights.
+        augmentation: strength of the image augmentation; 0 is none, 1 the usual.
+        log_every: steps between lines of the log.
+        validate_every: steps between passes over the dev split.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    objective: ObjectiveSettings
+    trains: Annotated[tuple[str, ...], Field(min_length=1)]
+    steps: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["constant", "cosine"]
+    betas: tuple[Fraction, Fraction]
+    weight_decay: Annotated[float, Field(ge=0)]
+    clip_norm: Positive
+    precision: Literal["float32", "bfloat16"]
+    augmentation: Annotated[float, Field(ge=0, le=2)]
+    log_every: Annotated[int, Field(ge=1)] = 20
+    validate_every: Annotated[int, Field(ge=1)] = 500
+    checkpoint_every: Annotated[int, Field(ge=1)] = 250
+
+
+class Recipe(_Strict):
+    """A whole training run: data, sizes, and the stages in their order."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
+    seed: int
+    data: DataSettings
+    autoencoder: AutoencoderSettings
+    model: ModelSettings
+    sampling: dict[str, Any]
+    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1)]
+
+    def stage(self, name: str) -> StageSettings:
+        """The stage of that name.
+
+        Raises:
+            ValueError: there is none; the message lists the stages.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise ValueError(
+            f"recipe {self.name!r} has no stage {name!r}; it has {[s.name for s in self.stages]}"
+        )
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply overrides such as "data.root=/xrays" or "stages.0.steps=10".
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the YAML, an override or a value is wrong; the message names the key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe at {path}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree, str(path))
+
+
+def parse_recipe(tree: Mapping[str, Any], origin: str) -> Recipe:
+    """Check a recipe that is already a tree of plain values.
+
+    Raises:
+        ValueError: every wrong key with its path, and the known keys where one is unknown.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise ValueError(f"{origin}:\n  " + "\n  ".join(lines)) from error
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key; known keys here: {_known_keys(problem['loc'])}"
+    value = problem.get("input")
+    shown = f" (got {value!r})" if isinstance(value, str | int | float) else ""
+    return f"{place}: {problem['msg']}{shown}"
+
+
+def _known_keys(location: Sequence[str | int]) -> list[str]:
+    parts = [part for part in location[:-1] if isinstance(part, str)]
+    kinds: dict[str, type[BaseModel]] = {
+        "autoencoder": AutoencoderObjectiveSettings,
+        "understanding": UnderstandingObjectiveSettings,
+        "generation": GenerationObjectiveSettings,
+    }
+    if not parts:
+        return list(Recipe.model_fields)
+    if "objective" in parts:
+        return list(kinds[parts[-1]].model_fields)
+    sections: dict[str, type[BaseModel]] = {
+        "data": DataSettings,
+        "autoencoder": AutoencoderSettings,
+        "model": ModelSettings,
+        "stages": StageSettings,
+    }
+    return list(sections[parts[0]].model_fields)
+
+
+def _override(tree: Any, override: str) -> None:  # noqa: ANN401 - a tree of YAML values
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ValueError(f"override {override!r} must look like key.subkey=value")
+    *parents, last = key.split(".")
+    node = tree
+    for part in parents:
+        node = _child(node, part, key)
+    if not isinstance(node, dict):
+        raise ValueError(f"override {key!r}: {last!r} is no key of a list; name an entry before it")
+    node[last] = yaml.safe_load(text)
+
+
+def _child(node: Any, part: str, key: str) -> Any:  # noqa: ANN401 - a tree of YAML values
+    if isinstance(node, list):
+        if part.isdigit() and int(part) < len(node):
+            return node[int(part)]
+        by_name = [item for item in node if isinstance(item, dict) and item.get("name") == part]
+        if by_name:
+            return by_name[0]
+        raise ValueError(f"override {key!r}: no entry {part!r} among {len(node)}")
+    if not isinstance(node, dict) or part not in node:
+        known = sorted(node) if isinstance(node, dict) else []
+        raise ValueError(f"override {key!r}: unknown key {part!r}; known keys here: {known}")
+    return node[part]
