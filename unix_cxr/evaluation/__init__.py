@@ -1,1 +1,1 @@
-"""To be described."""
+"""Measurements that a cheat does not pass: drawn X-rays and written reports."""

@@ -1,0 +1,252 @@
+"""How near an X-ray comes to being a copy of another, whatever was done to hide it.
+
+Axes: q queries, n targets, m targets and their mirror images (2n), c candidates, h rows,
+w columns, t shifts.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple, get_args
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from unix_cxr.evaluation.xrays import check_images
+
+Part = Literal["whole", "left", "right"]
+"""What of a query is looked for among the targets."""
+
+_TINY: Final = 1e-9
+_CHUNK: Final = 512
+_ALIGNED: Final = 64
+
+
+@dataclass(frozen=True)
+class CopySearch:
+    """How hard to look; the defaults were chosen on real X-rays (docs/guides/measuring.md).
+
+    Args:
+        coarse_size: side of the thumbnails by which candidates are found.
+        coarse_shift: candidates are compared at shifts up to this many thumbnail pixels.
+        candidates: targets per query that are aligned finely.
+        size: side of the pictures that are aligned.
+        margin: width of the border of a query that is not compared, so shifts have room.
+        smooth: pictures are smoothed by this many pixels (against noise) ...
+        flatten: ... and lose what is broader than this many pixels (against contrast and bulk).
+        degrees: rotations that are tried.
+        scales: magnifications that are tried.
+    """
+
+    coarse_size: int = 32
+    coarse_shift: int = 2
+    candidates: int = 8
+    size: int = 64
+    margin: int = 10
+    smooth: float = 1.0
+    flatten: float = 4.0
+    degrees: tuple[float, ...] = (-6.0, -3.0, 0.0, 3.0, 6.0)
+    scales: tuple[float, ...] = (0.95, 1.0, 1.05)
+
+
+class Nearest(NamedTuple):
+    """For each query: 1 - correlation with its nearest target (0 a copy), and which that is."""
+
+    distances: Float[Tensor, " q"]
+    rows: Int[Tensor, " q"]
+
+
+class CopyFinder:
+    """Finds each X-ray's nearest target up to shift, mirror, small rotation and zoom, and contrast.
+
+    Two passes: thumbnails of all targets give candidates; each candidate is then aligned with the
+    query by normalised cross-correlation of band-passed pictures (Lewis 1995, "Fast normalized
+    cross-correlation"), over all shifts at once by the Fourier transform.
+    """
+
+    def __init__(self, targets: Float[Tensor, "n 1 h w"], search: CopySearch | None = None) -> None:
+        check_images(targets)
+        self.search = search or CopySearch()
+        self.count = len(targets)
+        both = torch.cat([targets, targets.flip(-1)])
+        self._thumbnails = thumbnails(both, self.search.coarse_size)
+        pictures = self._pictures(both)
+        self._spectra: Complex[Tensor, "m h v"] = torch.fft.rfft2(pictures)
+        squares = torch.fft.rfft2(pictures**2)
+        self._energies: dict[Part, Float[Tensor, "m t"]] = {
+            part: self._local_energies(squares, part) for part in get_args(Part)
+        }
+
+    @torch.inference_mode()
+    def nearest(
+        self,
+        queries: Float[Tensor, "q 1 h w"],
+        excluded: Bool[Tensor, "q n"] | None = None,
+        part: Part = "whole",
+    ) -> Nearest:
+        """Distance from each query to its nearest target.
+
+        Args:
+            queries: X-rays.
+            excluded: True where a target must not be compared with a query, such as the query
+                itself or another X-ray of its patient.
+            part: what of the query is compared.
+
+        Raises:
+            ValueError: a query has no target left.
+        """
+        check_images(queries)
+        if excluded is None:
+            excluded = torch.zeros(len(queries), self.count, dtype=torch.bool)
+        if excluded.all(dim=1).any():
+            raise ValueError("a query has no target left: all are excluded")
+        found = [
+            self._nearest(some, barred, part)
+            for some, barred in zip(
+                torch.split(queries, _CHUNK), torch.split(excluded, _CHUNK), strict=True
+            )
+        ]
+        return Nearest(
+            torch.cat([nearest.distances for nearest in found]),
+            torch.cat([nearest.rows for nearest in found]),
+        )
+
+    def nearest_half(self, queries: Float[Tensor, "q 1 h w"]) -> Float[Tensor, " q"]:
+        """Distance of the half of each query, left or right, that is nearer to some target."""
+        return torch.minimum(
+            self.nearest(queries, part="left").distances,
+            self.nearest(queries, part="right").distances,
+        )
+
+    def _nearest(
+        self, queries: Float[Tensor, "q 1 h w"], excluded: Bool[Tensor, "q n"], part: Part
+    ) -> Nearest:
+        likeness = self._coarse_likeness(queries, part)
+        likeness = likeness.masked_fill(excluded.repeat(1, 2), -torch.inf)
+        top = likeness.topk(min(self.search.candidates, likeness.shape[1]), dim=1)
+        best = torch.full(top.values.shape, -1.0)
+        for degrees in self.search.degrees:
+            for scale in self.search.scales:
+                turned = turn(queries, degrees, scale)
+                for rows in torch.split(torch.arange(len(queries)), _ALIGNED):
+                    aligned = self._correlate(turned[rows], top.indices[rows], part)
+                    best[rows] = torch.maximum(best[rows], aligned)
+        best = best.masked_fill(top.values == -torch.inf, -torch.inf)
+        correlation, place = best.max(dim=1)
+        rows = top.indices.gather(1, place[:, None]).squeeze(1) % self.count
+        return Nearest((1 - correlation).clamp_min(0), rows)
+
+    def _coarse_likeness(
+        self, queries: Float[Tensor, "q 1 h w"], part: Part
+    ) -> Float[Tensor, "q m"]:
+        shift, size = self.search.coarse_shift, self.search.coarse_size
+        side = size - 2 * shift
+        left, right = _columns(part, 0, side)
+        inner = thumbnails(queries, size)[..., shift : shift + side, shift + left : shift + right]
+        wanted = _unit(inner)
+        likeness = torch.full((len(queries), 2 * self.count), -1.0)
+        for down in range(2 * shift + 1):
+            for along in range(2 * shift + 1):
+                moved = self._thumbnails[..., down : down + side, along + left : along + right]
+                likeness = torch.maximum(likeness, wanted @ _unit(moved).T)
+        return likeness
+
+    def _correlate(
+        self, queries: Float[Tensor, "q 1 h w"], candidates: Int[Tensor, "q c"], part: Part
+    ) -> Float[Tensor, "q c"]:
+        """Best normalised correlation of each query's inner part with each of its candidates."""
+        inner = self._pictures(queries) * self._inner(part)
+        norms = inner.flatten(1).norm(dim=1)[:, None, None]
+        spectra = torch.fft.rfft2(inner).conj()[:, None] * self._spectra[candidates]
+        products = self._near_zero(torch.fft.irfft2(spectra, s=inner.shape[-2:]))
+        scale = norms * self._energies[part][candidates].sqrt()
+        best: Tensor = (products / scale.clamp_min(_TINY)).amax(dim=-1)
+        return best
+
+    def _pictures(self, images: Float[Tensor, "m 1 h w"]) -> Float[Tensor, "m h w"]:
+        size = (self.search.size, self.search.size)
+        small = functional.interpolate(
+            images, size, mode="bilinear", antialias=True, align_corners=False
+        )
+        smooth = blur(small, self.search.smooth)
+        pictures: Tensor = rearrange(smooth - blur(smooth, self.search.flatten), "m 1 h w -> m h w")
+        return pictures
+
+    def _local_energies(
+        self, squares: Complex[Tensor, "m h v"], part: Part
+    ) -> Float[Tensor, "m t"]:
+        """Sum of squares of each target under the query's inner part, at each shift."""
+        mask = torch.fft.rfft2(self._inner(part)).conj()
+        size = (self.search.size, self.search.size)
+        return self._near_zero(torch.fft.irfft2(squares * mask, s=size)).clamp_min(0)
+
+    def _inner(self, part: Part) -> Float[Tensor, "h w"]:
+        size, margin = self.search.size, self.search.margin
+        left, right = _columns(part, margin, size - margin)
+        mask = torch.zeros(size, size)
+        mask[margin : size - margin, left:right] = 1
+        return mask
+
+    def _near_zero(self, shifts: Float[Tensor, "*a h w"]) -> Float[Tensor, "*a t"]:
+        reach = self.search.margin - 2  # the last rows and columns feel the filters' border
+        kept = torch.arange(-reach, reach + 1) % self.search.size
+        near: Tensor = shifts[..., kept, :][..., kept].flatten(-2)
+        return near
+
+
+def _columns(part: Part, first: int, last: int) -> tuple[int, int]:
+    middle = (first + last) // 2
+    return {"whole": (first, last), "left": (first, middle), "right": (middle, last)}[part]
+
+
+def thumbnails(images: Float[Tensor, "m 1 h w"], size: int) -> Float[Tensor, "m 1 s s"]:
+    """Small pictures without what is broader than a tenth of them: layout, not exposure."""
+    small = functional.interpolate(
+        images, (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return small - blur(small, size / 10)
+
+
+def layout(images: Float[Tensor, "m 1 h w"], size: int = 32) -> Float[Tensor, "m f"]:
+    """Thumbnails as unit vectors: the pixel space in which drawn X-rays' spread is measured."""
+    return _unit(thumbnails(images, size))
+
+
+def blur(images: Float[Tensor, "m 1 h w"], sigma: float) -> Float[Tensor, "m 1 h w"]:
+    """Gaussian blur by `sigma` pixels; the border is reflected. 0 leaves the images as they are."""
+    if sigma == 0:
+        return images
+    radius = min(int(4 * sigma) + 1, min(images.shape[-2:]) - 1)
+    at = torch.arange(-radius, radius + 1, dtype=images.dtype)
+    kernel = torch.exp(-(at**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    padded = functional.pad(images, (radius, radius, radius, radius), mode="reflect")
+    rows = functional.conv2d(padded, kernel[None, None, :, None])
+    return functional.conv2d(rows, kernel[None, None, None, :])
+
+
+def turn(
+    images: Float[Tensor, "m 1 h w"], degrees: float, scale: float
+) -> Float[Tensor, "m 1 h w"]:
+    """Rotate by `degrees` and magnify by `scale` about the middle; the border is repeated."""
+    if degrees == 0 and scale == 1:
+        return images
+    angle = torch.deg2rad(torch.tensor(degrees))
+    across, along = torch.cos(angle) / scale, torch.sin(angle) / scale
+    zero = torch.zeros(())
+    affine = torch.stack([across, -along, zero, along, across, zero]).reshape(1, 2, 3)
+    grid = functional.affine_grid(
+        affine.expand(len(images), 2, 3), list(images.shape), align_corners=False
+    )
+    turned: Tensor = functional.grid_sample(
+        images, grid, padding_mode="border", align_corners=False
+    )
+    return turned
+
+
+def _unit(pictures: Float[Tensor, "m 1 h w"]) -> Float[Tensor, "m f"]:
+    flat: Tensor = rearrange(pictures, "m 1 h w -> m (h w)")
+    flat = flat - flat.mean(dim=1, keepdim=True)
+    unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp_min(_TINY)
+    return unit
