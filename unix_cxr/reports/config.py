@@ -1,0 +1,61 @@
+"""The cleaner's configuration: presets by name, YAML files, unknown keys refused."""
+
+from pathlib import Path
+from typing import Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from unix_cxr.reports.sections import ALIASES
+
+PRESETS: Final = ("unix", "conservative")
+
+
+class CleanerConfig(BaseModel):
+    """How reports are cleaned.
+
+    `unix` follows arXiv:2601.11522: no comparison and no change over time is left. `conservative` cuts
+    references to other examinations and all that is no finding, and leaves words of change
+    ("stable", "new", "worsened") as they are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["unix", "conservative"] = "unix"
+    keep_sections: tuple[str, ...] = ("findings", "impression", "addendum")
+    disabled_rules: tuple[str, ...] = ()
+    mask_private: bool = True
+    text_from: Literal["both", "findings", "impression"] = "both"
+    max_characters: int = Field(default=100_000, gt=0)
+
+    @field_validator("keep_sections")
+    @classmethod
+    def _known_sections(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(kinds) - set(ALIASES))
+        if unknown:
+            raise ValueError(f"unknown sections {unknown}; known: {sorted(ALIASES)}")
+        return kinds
+
+    @field_validator("disabled_rules")
+    @classmethod
+    def _known_rules(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        from unix_cxr.reports.rules import CATALOGUE
+
+        unknown = sorted(set(names) - {rule.name for rule in CATALOGUE})
+        if unknown:
+            raise ValueError(
+                f"unknown rules {unknown}; docs/reference/cleaning-rules.md lists them"
+            )
+        return names
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "CleanerConfig":
+        """Read a YAML file.
+
+        Raises:
+            ValueError: the file is no mapping, or a key or value is not known.
+        """
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a mapping of options, not {type(values).__name__}")
+        return cls(**values)

@@ -1,0 +1,89 @@
+"""How a report denies, doubts or remembers a finding: the scopes of the rule labeler.
+
+Each expression is matched against the words of one clause, joined by single spaces, before or
+after the mention. The word lists are ours; NegEx (Chapman 2001) gave the idea of the two sides.
+"""
+
+import re
+from typing import Final
+
+CLAUSE_ENDS: Final = frozenset(
+    "; . but however although though except aside apart besides otherwise which while whereas "
+    "suggesting suggests suggestive likely reflecting representing indicating "
+    "obscuring causing because".split()
+)
+"""Words at which a negation stops."""
+
+_CHANGE = (
+    r"(?:(?:significant|interval|appreciable|substantial|relevant|definite|large|major|overall|"
+    r"other|further|gross|marked|real|obvious|certain|notable|great|evident|convincing|"
+    r"visible|short|material|\w+ly) ){0,3}"
+    r"(?:changed?|increased?|decreased?|improvement|improved|worsening|worsened|progression|"
+    r"difference|differently)\b"
+)
+
+DENIED_BEFORE: Final = re.compile(
+    rf"\b(?:no|without|neither|nor|never|lack of|lacks|absence of|absent|denies|"
+    rf"negative for|free of|clear of|devoid of|cleared of|rather than|instead of)\b(?! {_CHANGE})"
+    r"(?! longer\b)(?! way to\b)"
+    rf"|\bnot\b(?! {_CHANGE})(?! (?:\w+ ){{0,2}}(?:exclude|excluding|excluded|ruled? out|"
+    r"resolved|only|significantly|clear of)\b)"
+    r"|(?<!partial )(?<!near )(?<!near complete )(?<!incomplete )(?<!almost complete )"
+    r"(?<!partially )(?<!nearly )(?<!almost )\b(?:resolution of|resolved|clearing of)\b"
+    r"|\b(?:excludes?|ruled? out)\b(?=.*\bno longer\b)|\bno longer\b|\bfailure to (?:see|show)\b"
+)
+"""Before the mention, in its clause: the finding is denied."""
+
+DENIED_AFTER: Final = re.compile(
+    r"^(?: \S+){0,7}? (?:(?:is|are|was|were|has|have)(?: been)? )?"
+    r"(?:(?:not|no longer)(?: (?:definitely|clearly|definitively|well|currently|otherwise|"
+    r"confidently|be|readily|been))?"
+    r" (?:seen|identified|present|visuali[sz]ed|appreciated|evident|demonstrated|noted|detected|"
+    r"observed|visible|apparent|suspected|suggested|enlarged|found|there)"
+    r"|absent|excluded|ruled out|(?:(?:now|completely|entirely|fully|since|nearly as) )*"
+    r"(?:resolved|disappeared)|unlikely|negative)\b"
+)
+"""After the mention, in its clause: the finding is denied."""
+
+_NOT_CERTAIN_AFTER: Final = (
+    r"(?:not|cannot|can not|can't)(?: \w+){0,3} (?:excluded?|ruled out)|not certain"
+)
+
+DOUBTED_BEFORE: Final = re.compile(
+    r"\b(?:may|might|could|possible|possibly|question(?:able|ed)?|equivocal|versus|vs|"
+    r"concern for|concerning for|suspicious for|suspicion (?:of|for)|worrisome for|suspected|"
+    r"exclude|excluding|rule out|cannot rule out|not ruled out|perhaps|borderline|potential(?:ly)?|"
+    r"differential|whether|if|consider|considered|can be seen with|suggest(?:s|ing|ive)?|"
+    r"cannot be excluded|r / o|concerning|indeterminate for)\b"
+)
+"""Before the mention: the finding is uncertain."""
+
+DOUBTED_AFTER: Final = re.compile(
+    rf"^(?: \S+){{0,8}}? (?:{_NOT_CERTAIN_AFTER}|(?:is|are|remains?|also|would be)"
+    r"(?: \w+){0,2} (?:possible|questioned|considered|a consideration|considerations?|suspected|"
+    r"of concern|in the differential|a possibility)|versus|vs|questioned|questionable)\b"
+)
+"""After the mention: the finding is uncertain."""
+
+REMEMBERED_BEFORE: Final = re.compile(
+    r"\b(?:history of|hx of|h / o|known history|prior history|evaluat(?:e|ion|ing) (?:for|of)|"
+    r"assess(?:ment)?(?: \w+)? for|rule out|r / o|recommend(?:ed|s)?|suggested to|follow up|"
+    r"indication|reason for|clinical(?:ly)?|exclude|near(?:ly)?(?: complete)?(?:ly)? resol\w+|"
+    r"(?:partial|almost complete|incomplete) (?:resolution|clearing)|almost (?:completely )?resolved|"
+    r"(?:interval )?removal of(?= (?:\S+ ){0,3}\S*$)|patient with|"
+    r"(?:prior|previous|former)(?= (?:(?!(?:stud|exam|radiograph|film|imag|report)\w*\b)\S+ ?){0,3}$)|"
+    r"request(?:ed)?|looking for|screening for|treated for|symptoms of|signs and symptoms)\b"
+)
+"""Before the mention: it speaks of the past, of a wish or of a question, and states nothing."""
+
+REMEMBERED_AFTER: Final = re.compile(
+    r"^(?: \S+){0,5}? (?:(?:has|have|had|was|were)(?: since| now)? (?:been |now )*removed|"
+    r"(?:near(?:ly)?|almost|partially|mostly|largely)(?: completely| entirely)? (?:resolved|cleared)|"
+    r"removed|removal|protocol|on (?:the )?(?:prior|previous)|seen (?:previously|before))\b"
+)
+"""After the mention: what it names is gone or belongs to another examination."""
+
+STILL_PRESENT: Final = frozenset("prior previous previously former".split())
+"""Words of the past that leave these labels standing: an old fracture is a fracture."""
+
+LASTING: Final = frozenset(("Fracture", "Support Devices", "Pleural Other"))

@@ -1,0 +1,56 @@
+"""What is no chest report in English is told apart before anything is decided."""
+
+import re
+from typing import Final
+
+MAX_CHARACTERS: Final = 100_000
+"""Longer texts are quarantined: no report is that long, and memory stays flat."""
+
+_RTF: Final = re.compile(r"^\s*\{\\rtf", re.IGNORECASE)
+_HTML: Final = re.compile(
+    r"</?(?:html|body|div|p|br|span|table|td|tr|b|i|font|head|style|script|h[1-6]|ul|li|pre)\b[^<>]{0,200}>",
+    re.IGNORECASE,
+)
+_WORD: Final = re.compile(r"[^\W\d_]+")
+_ENGLISH: Final = frozenset(
+    "the of is no are and in with there or to a on at for not has right left lung lungs clear "
+    "heart normal chest pleural effusion pneumothorax size within limits acute seen which from by "
+    "this that be was were without bilateral small mild disease line tip tube stable unchanged".split()
+)
+_FOREIGN: Final = frozenset(
+    "le la les des du une un et est sont dans pas sur avec sans pour der die das und ist sind ein "
+    "eine nicht mit keine kein im den von el los las del una y se observa sin derrame en al por il "
+    "gli di che non della nel è lo sono con i o e os as do da dos das não sem há ao na com é het een "
+    "van geen niet zijn på og ikke med är inte och w nie jest bez oraz ve yok akciğer izlenmedi".split()
+)
+_FEWEST_WORDS: Final = 5
+_FOREIGN_SHARE: Final = 0.3
+
+
+def refusal(text: str) -> str:
+    """Why a text is quarantined unread, or an empty string.
+
+    >>> refusal("{\\\\rtf1 The lungs are clear.}")
+    'rtf'
+    """
+    if len(text) > MAX_CHARACTERS:
+        return f"too long: {len(text)} characters, at most {MAX_CHARACTERS}"
+    if "{" in text and _RTF.match(text):
+        return "rtf"
+    if "<" in text and _HTML.search(text):
+        return "html"
+    return "" if _reads_english(text) else "language: not English"
+
+
+def _reads_english(text: str) -> bool:
+    if not text.isascii():
+        letters = [c for c in text if c.isalpha()]
+        foreign = sum(ord(c) > 0x24F for c in letters)  # beyond Latin Extended-B
+        if letters and foreign > _FOREIGN_SHARE * len(letters):
+            return False
+    words = [word.lower() for word in _WORD.findall(text[:2000])]
+    if len(words) < _FEWEST_WORDS:
+        return True
+    english = sum(word in _ENGLISH for word in words)
+    foreign = sum(word in _FOREIGN for word in words)
+    return not (foreign > english and foreign >= 0.12 * len(words))

@@ -1,0 +1,285 @@
+"""A rule labeler for the 14 CheXpert findings (arXiv:1901.07031): offline, deterministic, fast.
+
+It knows phrases and the reach of negations; it is not CheXbert and does not agree with it
+everywhere. What it reaches on the NegBio gold labels stands in docs/guides/cleaning.md.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from unix_cxr.reports import cues
+from unix_cxr.reports.lexicon import NOT_A_MENTION, PHRASES, SEVERITIES, SIDES
+from unix_cxr.reports.records import Label
+from unix_cxr.reports.tokens import tokenize
+from unix_cxr.vocabulary import FINDINGS, NO_FINDING
+
+POSITIVE: Final = "positive"
+NEGATIVE: Final = "negative"
+UNCERTAIN: Final = "uncertain"
+_STRENGTH: Final = {POSITIVE: 3, UNCERTAIN: 2, NEGATIVE: 1}
+_PATHOLOGIES: Final = frozenset(FINDINGS) - {NO_FINDING, "Support Devices"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One mention of a finding in one sentence."""
+
+    label: str
+    state: str
+    sides: frozenset[str] = frozenset()
+    severity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Mention:
+    start: int
+    end: int
+    labels: tuple[str, ...]
+
+
+_EXCLUDED: Final = {
+    word: frozenset(before.split()) for before, words in NOT_A_MENTION for word in words.split()
+}
+_HEART: Final = frozenset(
+    "heart cardiac cardiopericardial cardiomediastinal mediastinum mediastinal "
+    "cardiomediastinum".split()
+)
+_HEART_SUBJECT: Final = (
+    r"(?P<subject>(?:heart|cardiac|cardiopericardial)(?! and mediast)|"
+    r"(?:heart|cardiac)(?: \w+)? and (?:superior |upper )?mediastin\w+|"
+    r"cardio ?mediastin\w+|(?<!cardio )(?:superior |upper )?mediastin(?:um|al))"
+)
+_HEART_LARGE: Final = re.compile(
+    rf"\b{_HEART_SUBJECT}\b(?: (?!normal\b|not\b|[;.])\S+){{0,7}}?"
+    r" (?:enlarged|widened|prominent|large|increased in size|big|enlargement)\b"
+)
+_HEART_BORDERLINE: Final = re.compile(
+    rf"\b{_HEART_SUBJECT}\b(?: \S+){{0,6}}? (?:borderline|top normal|upper|top)\b"
+    r"|\b(?:borderline|top normal|upper normal)(?: \S+){0,3}? (?P<subject2>heart|cardiac)\b"
+)
+_HEART_NORMAL: Final = re.compile(
+    rf"\b{_HEART_SUBJECT}\b(?: (?!but\b|[;.])\S+){{0,9}}?"
+    r" (?:normal|unremarkable|not (?:\w+ )?(?:enlarged|widened))\b"
+    r"|\b(?:normal|unremarkable)(?: (?!but\b|[;.])(?!lungs?\b)\S+){0,5}?"
+    r" (?P<subject2>heart|cardiac|cardio ?mediastin\w+|mediastin\w+)\b"
+)
+_DOUBT_STOP: Final = re.compile(r"\b(?:and there|, and|with)\b")
+_SIDE_AFTER: Final = frozenset(
+    "in at of on within along involving throughout bilaterally projecting over overlying "
+    "bilateral seen".split()
+)
+_BOTH_SIDES: Final = re.compile(
+    r"\b(?:left|right) (?:greater|larger|more|worse|less|smaller)\b.{0,20}?\bthan\b.{0,12}?"
+    r"\b(?:left|right)\b"
+)
+_CHANGE_WORDS: Final = frozenset(
+    "interval increase increased decrease decreased increasing decreasing improvement improved "
+    "improving worsening worsened worse better change changed progression progressed larger "
+    "smaller more less resolution resolving clearing reduction reduced growth enlarging higher "
+    "lower".split()
+)
+_LIST_BREAK: Final = re.compile(
+    r", (?:(?:a|an|and|with|there is) )?(?:trace|tiny|minimal|mild|moderate|severe|stable|"
+    r"unchanged|persistent|with|there|lungs?|heart|right|left|bilateral|multiple|new)\b"
+)
+_LIST_CLOSES: Final = re.compile(r"\b(?:or|nor)\b")
+
+
+def facts(tokens: Sequence[str]) -> list[Fact]:
+    """Every mention of a finding in one tokenized sentence, in order."""
+    mentions = _mentions(tokens)
+    found: list[Fact] = []
+    if mentions:
+        ends = [i for i, token in enumerate(tokens) if token in cues.CLAUSE_ENDS]
+        for mention in mentions:
+            found.extend(_judge(tokens, mention, mentions, ends))
+    if not _HEART.isdisjoint(tokens):
+        found.extend(_heart(tokens, found))
+    return found
+
+
+def merge(all_facts: Iterable[Fact], *, has_text: bool = True) -> dict[str, Label]:
+    """One label per finding: positive beats uncertain beats negative; absent ones are left out."""
+    best: dict[str, list[Fact]] = {}
+    for fact in all_facts:
+        known = best.setdefault(fact.label, [])
+        if known and _STRENGTH[fact.state] < _STRENGTH[known[0].state]:
+            continue
+        if known and _STRENGTH[fact.state] > _STRENGTH[known[0].state]:
+            known.clear()
+        known.append(fact)
+    labels = {name: _label(best[name]) for name in FINDINGS if name in best}
+    ill = any(label.state != NEGATIVE for name, label in labels.items() if name in _PATHOLOGIES)
+    if has_text and not ill:
+        labels[NO_FINDING] = Label(POSITIVE)
+    return labels
+
+
+def label_report(text: str) -> dict[str, Label]:
+    """The labels of a text that may hold several sentences.
+
+    >>> found = label_report("Small left effusion. No pneumothorax.")
+    >>> found["Pleural Effusion"]
+    Label(state='positive', sides=('left',), severity='mild')
+    >>> found["Pneumothorax"].state
+    'negative'
+    """
+    from unix_cxr.reports.sentences import split_sentences
+
+    sentences = split_sentences(text)
+    return merge((fact for s in sentences for fact in facts(tokenize(s))), has_text=bool(sentences))
+
+
+def _label(found: list[Fact]) -> Label:
+    sides = sorted({side for fact in found for side in fact.sides})
+    severities = [fact.severity for fact in found if fact.severity]
+    return Label(found[0].state, tuple(sides), severities[0] if severities else None)
+
+
+def _mentions(tokens: Sequence[str]) -> list[_Mention]:
+    found = []
+    skip_to = 0
+    for i, token in enumerate(tokens):
+        candidates = PHRASES.get(token)
+        if candidates is None or i < skip_to:
+            continue
+        for words, labels in candidates:
+            end = i + len(words)
+            if len(words) > 1 and tuple(tokens[i:end]) != words:
+                continue
+            if not _excluded(tokens, i):
+                found.append(_Mention(i, end, labels))
+                skip_to = end
+            break
+    return found
+
+
+def _excluded(tokens: Sequence[str], i: int) -> bool:
+    before = _EXCLUDED.get(tokens[i])
+    return before is not None and not before.isdisjoint(tokens[max(0, i - 2) : i])
+
+
+def _judge(
+    tokens: Sequence[str], mention: _Mention, mentions: list[_Mention], ends: list[int]
+) -> list[Fact]:
+    start = max((e + 1 for e in ends if e < mention.start), default=0)
+    stop = min((e for e in ends if e >= mention.end), default=len(tokens))
+    before = " ".join(tokens[start : mention.start])
+    after = "".join([" " + token for token in tokens[mention.end : stop]])
+    whole = before
+    if start and tokens[start - 1] in _CARRIES_DOUBT:
+        whole = f"{tokens[start - 1]} {before}"
+    state = _state(whole, before, after)
+    found = []
+    for label in mention.labels:
+        if state is None and label not in cues.LASTING:
+            continue
+        if state is None and not cues.STILL_PRESENT.intersection(tokens[start : mention.start]):
+            continue
+        sides, severity = _attributes(tokens, mention, mentions, (start, stop))
+        found.append(Fact(label, state or POSITIVE, sides, severity))
+    return found
+
+
+_CARRIES_DOUBT: Final = frozenset("suggesting suggests suggestive".split())
+
+
+def _state(whole: str, before: str, after: str) -> str | None:
+    """Positive, negative, uncertain, or None where the words state nothing of this image."""
+    denied = _denied_before(before, after)
+    if after and cues.DENIED_AFTER.match(after):
+        denied = True
+    if denied and not cues.DOUBTED_AFTER.match(after):
+        return NEGATIVE
+    if cues.REMEMBERED_BEFORE.search(before) or cues.REMEMBERED_AFTER.match(after):
+        return None
+    if cues.DOUBTED_BEFORE.search(whole) or cues.DOUBTED_AFTER.match(after):
+        return UNCERTAIN
+    return POSITIVE
+
+
+def _denied_before(before: str, after: str) -> bool:
+    match = None
+    for match in cues.DENIED_BEFORE.finditer(before):  # noqa: B007 - the last one counts
+        pass
+    if match is None:
+        return False
+    between = before[match.end() :]
+    broken = _LIST_BREAK.search(between)
+    if broken is None:
+        return not re.search(r"\bthere (?:is|are)\b", between)
+    return bool(_LIST_CLOSES.search(between[broken.start() :]) or _LIST_CLOSES.search(after))
+
+
+def _attributes(
+    tokens: Sequence[str], mention: _Mention, mentions: list[_Mention], clause: tuple[int, int]
+) -> tuple[frozenset[str], str | None]:
+    left = max((m.end for m in mentions if m.end <= mention.start), default=0)
+    left = max(left, clause[0])
+    right = min((m.start for m in mentions if m.start >= mention.end), default=len(tokens))
+    right = min(right, clause[1])
+    window = list(tokens[left : mention.start])
+    if "," in window:
+        window = window[len(window) - window[::-1].index(",") :]
+    sides = _sides_in(window)
+    follow = list(tokens[mention.end : right])
+    if follow and not sides and follow[0] in _SIDE_AFTER:
+        sides = _sides_in(_until_break(follow))
+    if follow and _BOTH_SIDES.search(" ".join(follow)):
+        sides = frozenset(("left", "right"))
+    window.extend(tokens[mention.start : mention.end])
+    return sides, _severity(window)
+
+
+def _until_break(words: list[str]) -> list[str]:
+    for i, word in enumerate(words):
+        if word in {",", "with", "or"}:
+            return words[:i]
+    return words
+
+
+def _sides_in(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(side for word in words for side in SIDES.get(word, ()))
+
+
+def _severity(window: list[str]) -> str | None:
+    for i in range(len(window) - 1, -1, -1):
+        word = window[i]
+        if word in SEVERITIES and _CHANGE_WORDS.isdisjoint(window[i + 1 : i + 3]):
+            return SEVERITIES[word]
+    return None
+
+
+def _heart(tokens: Sequence[str], known: list[Fact]) -> list[Fact]:
+    """What a sentence says of the heart's and the mediastinum's size by subject and predicate."""
+    text = " ".join(tokens)
+    stated = {fact.label for fact in known}
+    found = []
+    for pattern, state in (
+        (_HEART_LARGE, POSITIVE),
+        (_HEART_BORDERLINE, UNCERTAIN),
+        (_HEART_NORMAL, NEGATIVE),
+    ):
+        match = pattern.search(text)
+        if match is None:
+            continue
+        severity = _severity(match.group().split()) if state == POSITIVE else None
+        if state == POSITIVE and _denied_before(text[: match.start()], ""):
+            state = NEGATIVE
+        for label in _heart_labels(match):
+            if label not in stated:
+                found.append(Fact(label, state, frozenset(), severity))
+                stated.add(label)
+    return found
+
+
+def _heart_labels(match: re.Match[str]) -> tuple[str, ...]:
+    groups = match.groupdict()
+    subject = groups.get("subject") or groups.get("subject2") or ""
+    heart = "heart" in subject or "cardi" in subject
+    mediastinum = "mediast" in subject
+    if heart and mediastinum:
+        return ("Cardiomegaly", "Enlarged Cardiomediastinum")
+    return ("Cardiomegaly",) if heart else ("Enlarged Cardiomediastinum",)

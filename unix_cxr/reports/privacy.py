@@ -1,0 +1,95 @@
+"""Masking of dates, times, telephone and record numbers and names after titles.
+
+This is no certified de-identifier: it catches what it has a pattern for and nothing else. A hospital
+that must rely on de-identification runs its own tool first; an adapter for presidio is beside.
+"""
+
+import re
+from collections import Counter
+from typing import Final
+
+from unix_cxr.reports.normalise import BLANK
+
+_MONTH: Final = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|"
+    r"Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
+)
+_PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
+    (
+        "phone",
+        re.compile(
+            r"(?<![\d.])(?:\+?1[-. ])?\(?\d{3}\)?[-. ]\d{3}[-. ]\d{4}(?!\d)(?: ?(?:x|ext\.?) ?\d+)?"
+        ),
+    ),
+    (
+        "date",
+        re.compile(
+            rf"\b\d{{1,2}}[/.-]\d{{1,2}}[/.-](?:\d{{4}}|\d{{2}})\b(?!\.?\d)|\b(?:19|20|21)\d\d-\d{{1,2}}-\d{{1,2}}\b"
+            rf"|\b{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? (?:19|20|21)\d\d)?\b(?! ?(?:cm|mm))"
+            rf"|\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {_MONTH},? (?:19|20|21)\d\d\b"
+            rf"|\b{_MONTH},? (?:of )?(?:19|20|21)\d\d\b"
+            r"|(?<=\bon )\d{1,2}/\d{1,2}\b|(?<=\bfrom )\d{1,2}/\d{1,2}\b|(?<=\bof )\d{1,2}/\d{2,4}\b"
+            r"|(?<=\bdated )\d{1,2}/\d{1,4}\b|(?<=\bsince )\d{1,2}/\d{1,4}\b|(?<=\bin )\d{1,2}/\d{4}\b"
+            r"|(?<=\b[Ii]n )(?:19|20)\d\d\b|(?<=\b[Ss]ince )(?:19|20)\d\d\b|(?<=\bfrom )(?:19|20)\d\d\b"
+        ),
+    ),
+    (
+        "time",
+        re.compile(
+            r"\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp]\.?[Mm]\b\.?)?|\b\d{1,2} ?[AaPp]\.?[Mm]\b(?:\.(?=\s+[a-z]))?"
+            r"|\b\d{3,4} ?(?:hrs?|hours)\b|(?<=\b[Aa]t )[0-2]\d[0-5]\d\b(?! ?(?:mm|cm))|\b\d{3,4} ?[AaPp][Mm]\b"
+        ),
+    ),
+    (
+        "number",
+        re.compile(
+            r"\b(?:mrn|medical record(?: number)?|accession(?: number)?|acc|account|ssn|clip|unit no|"
+            r"job id|case id|patient id|pager|beeper)\b(?: ?(?:number|no\.?|#|:))*\s*(?P<keep>(?-i:[A-Z]{0,4})-?\d{3,}[\d-]*)",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        "name",
+        re.compile(
+            r"\b(?:[Dd]r|DR|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|DOCTOR)s?\b\.?\s+(?P<keep>(?!___)[A-Z][A-Za-z'-]*\.?"
+            r"(?: [A-Z][A-Za-z'-]+){0,2})"
+            r"|\b(?P<keep2>[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=,? (?:MD|M\.D|DO|RN|PA-C|NP)\b)"
+            r"|\b(?:[Bb]y|BY):? (?P<keep3>(?!Dr)[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=[.,]|$| on| at)"
+        ),
+    ),
+)
+_TITLED: Final = re.compile(
+    r"\b(?:dr|mr|mrs|ms|miss|prof|doctor|m\.?d|rn|np|by)s?\b", re.IGNORECASE
+)
+_DIGIT: Final = re.compile(r"\d")
+_RUN: Final = re.compile(r"___(?:[ \t]*[,/-]?[ \t]*___)+")
+
+
+def mask(text: str) -> tuple[str, dict[str, int]]:
+    """The text with private details as `___`, and how many of each kind were masked.
+
+    >>> mask("Seen by Dr. Miller on 3/4/2011 at 9:30 pm. Mass of 4.5 cm at T11/12.")
+    ('Seen by Dr. ___ on ___ at ___. Mass of 4.5 cm at T11/12.', {'date': 1, 'time': 1, 'name': 1})
+    """
+    counts: Counter[str] = Counter()
+    has_digit = bool(_DIGIT.search(text))
+    has_title = bool(_TITLED.search(text))
+    for kind, pattern in _PATTERNS:
+        if has_title if kind == "name" else has_digit:
+            text = _mask_one(pattern, kind, text, counts)
+    if counts:
+        text = _RUN.sub(BLANK, text)
+    return text, dict(counts)
+
+
+def _mask_one(pattern: re.Pattern[str], kind: str, text: str, counts: Counter[str]) -> str:
+    def blank(match: re.Match[str]) -> str:
+        counts[kind] += 1
+        for name in ("keep", "keep2", "keep3"):
+            if name in pattern.groupindex and match.group(name):
+                start = match.start(name) - match.start()
+                end = match.end(name) - match.start()
+                return match.group()[:start] + BLANK + match.group()[end:]
+        return BLANK
+
+    return pattern.sub(blank, text)

@@ -1,0 +1,416 @@
+"""Rules for change over time: the finding stays, its history goes. The conservative preset keeps it."""
+
+import re
+from typing import Final
+
+from unix_cxr.reports.records import Category
+from unix_cxr.reports.rules.base import Action, Rule, words
+from unix_cxr.reports.rules.phrases import (
+    CHANGE_NOUN,
+    CHANGED,
+    DEGREE,
+    FINDING_NOUN,
+    SIZE_OF,
+    STEADY,
+)
+
+UNIX: Final = frozenset(("unix",))
+_LIGHT: Final = (
+    r"(?:(?:interval|significant|significantly|appreciable|relevant|substantial|definite|large|major|other|overall|"
+    r"radiographic|short|marked|obvious|further|gross|material|notable|real|short-interval|"
+    r"convincing|visible|certain|meaningful|essential|great|evident|important|detectable|"
+    r"noticeable|clear|apparent|acute|discernible|demonstrable|particular) )*"
+)
+_CHANGE_WORDS: Final = words(
+    "increase decrease improvement worsening progression reduction growth enlargement decline "
+    "regression deterioration exacerbation reaccumulation accumulation re reexpansion expansion"
+)
+_CHANGED_WORDS: Final = words(
+    "increased decreased improved worsened progressed enlarged grown diminished cleared "
+    "deteriorated regressed evolved changed recurred lessened reaccumulated expanded re reexpanded "
+    "shrunk reduced risen fallen dropped advanced"
+)
+_STEADY_WORDS: Final = words("unchanged stable constant same similar unaltered static")
+_MODIFIED: Final = (
+    r"(?:(?:left|right|bilateral|bibasilar|small|mild|moderate|large|minimal|trace|tiny|basilar|"
+    r"diffuse|patchy|apical|pleural|pulmonary|interstitial|vascular|venous|severe|lower|upper|middle|"
+    r"lobe|lung|both|multifocal|perihilar|retrocardiac|central|focal|airspace|alveolar|in|"
+    r"and|sided|hazy|loculated|dense|linear|subsegmental|basal|base|the|confluent|"
+    r"moderate-to-large|mid|zone|lateral|of|a|subtle|ill-defined|streaky|heterogeneous|"
+    r"[a-z]+-sided|parenchymal|reticular|ground-glass|consolidative|known|widespread|"
+    r"asymmetric|multiple|extensive|post-obstructive|subcutaneous) )*"
+)
+
+
+def _present(match: re.Match[str]) -> str:
+    """`is present` or `are present`, after the number of the verb that goes."""
+    verb = match.group("verb").lower()
+    return " are present" if verb in {"are", "have", "remain", "were", "appear"} else " is present"
+
+
+def _be(match: re.Match[str]) -> str:
+    verb = match.group("verb").lower()
+    return "are" if verb in {"have", "are", "remain", "continue", "persist", "appear"} else "is"
+
+
+CHANGE: Final = (
+    Rule(
+        "change.no-change-in",
+        Category.PRIOR,
+        rf"^(?P<head>there (?:is|are|was|has been|have been) )?(?:no|little|minimal|without|not much|minor|"
+        rf"slight|some|mild) {_LIGHT}(?:change|changes|difference) (?:in|of|to|for|with regard to|involving) (?:the )?"
+        rf"(?:{SIZE_OF} (?:of|in) )?(?:the )?(?=\S)",
+        words("change changes difference"),
+        (
+            "There is little change in the substantial enlargement of the cardiac silhouette.",
+            "There is substantial enlargement of the cardiac silhouette.",
+        ),
+        "No degenerative change of the spine.",
+        replacement=lambda m: "There is " if m.group("head") else " ",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.no-change-alone",
+        Category.PRIOR,
+        rf"^(?:otherwise,? |overall,? |there (?:is|are|has been|have been) |the |i see |essentially |"
+        rf"findings?:? |again |with )*(?:no|little|minimal|without)\b(?: or (?:no|minimal))? {_LIGHT}"
+        r"(?:change|changes|difference|interval)s?(?: (?:is|are) (?:seen|noted|identified|"
+        r"appreciated|detected|demonstrated|evident|present|observed))?(?: (?:since|from|to|in|is|"
+        r"are|within|of) [^;]*)?[.]?$",
+        words("change changes difference differences interval"),
+        ("No significant interval change.", ""),
+        "No interval between the ribs is widened.",
+        Action.REMOVE,
+        presets=UNIX,
+    ),
+    Rule(
+        "change.no-change-tail",
+        Category.PRIOR,
+        rf"(?:,|;| but| and)? (?:with(?:out)?|showing|demonstrat\w+|which shows|has|with) (?:no |little |any |minimal )?{_LIGHT}"
+        rf"(?:change|changes|difference|{CHANGE_NOUN})\b(?: (?:in|of) {SIZE_OF}(?! of))?(?=[,.;]|$)",
+        words("change changes difference") | _CHANGE_WORDS,
+        ("Mild cardiomegaly without significant interval change.", "Mild cardiomegaly."),
+        "Thoracic spine without degenerative change.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.of",
+        Category.PRIOR,
+        rf"\b(?:(?:there (?:is|are|has been|have been|appears to be|continues to be|was|remains)|with) (?P<with>))?"
+        rf"(?:an? |the |this )?{DEGREE}(?:{CHANGE_NOUN}|(?<=interval )enlargement)"
+        rf"(?: or (?:no |possible )?{CHANGE_NOUN}| and {DEGREE}{CHANGE_NOUN})? (?:in|of) (?:both |the |a |an |this |these )?"
+        rf"(?:{SIZE_OF} (?:of|and \w+ of|in) (?:the |a |an |this |both )?)?(?:prior |previous )?(?=\S)",
+        _CHANGE_WORDS,
+        ("Interval increase in the right pleural effusion.", "Right pleural effusion."),
+        "Increase in density over the left base.",
+        replacement=lambda m: _after_change(m),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.are-now",
+        Category.PRIOR,
+        rf"\b(?P<verb>has|have|is|are) (?:been )?{DEGREE}{CHANGED}(?: in (?:size|extent))?"
+        r"(?:,| since \w+)? (?:and|but) (?:(?:is|are) )?(?:now|currently) (?:is |are )?(?!seen\b)",
+        _CHANGED_WORDS,
+        (
+            "Bilateral effusions have increased and are now moderate.",
+            "Bilateral effusions are moderate.",
+        ),
+        "The heart is enlarged and the lungs are clear.",
+        replacement=lambda m: f"{_be(m)} ",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.advanced-and",
+        Category.PRIOR,
+        r"\b(?:has|have)(?: been)?(?: slightly| further| subsequently| since| interval\w*| now)* (?:advanced|withdrawn|"
+        r"repositioned|pulled back|retracted|exchanged|replaced|removed|adjusted|changed|moved|placed|inserted|migrated)"
+        r"(?: (?:slightly|somewhat|further|approximately \S+ cm))?,? (?:and|with|so that) (?:the |its )?(?:tip (?:is )?)?"
+        r"(?:now |currently )?(?=(?:terminates?|ends?|lies?|projects?|is|are|in|at|courses?|overl\w+|extends?|reaches)\b)",
+        words(
+            "advanced withdrawn repositioned pulled retracted exchanged replaced adjusted changed moved placed inserted migrated"
+        ),
+        (
+            "The Dobbhoff tube has been advanced and now terminates in the stomach.",
+            "The Dobbhoff tube terminates in the stomach.",
+        ),
+        "The advanced emphysema is diffuse.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.has-been-placed",
+        Category.PRIOR,
+        r"\b(?P<verb>has|have) (?:now |also |since |subsequently |newly |interval\w* )*been (?:newly |interval\w* )?(?:placed|inserted|"
+        r"advanced|withdrawn|repositioned|exchanged|replaced|retracted|adjusted|pulled back)"
+        r"(?: (?:slightly|somewhat|in the interval|further))?(?= with\b| in\b| via\b|,|\.|;|$| and\b| through\b| on\b)",
+        words(
+            "placed inserted advanced withdrawn repositioned exchanged replaced retracted adjusted pulled"
+        ),
+        ("A right pigtail catheter has been placed.", "A right pigtail catheter is in place."),
+        "The clips were placed at surgery.",
+        replacement=lambda m: f"{_be(m)} in place",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.placement-of",
+        Category.PRIOR,
+        r"^(?:(?:there (?:has been|is)|status post) )?(?:the |an? )?(?:(?:interval|new|recent) )+(?:placement|insertion|"
+        r"repositioning|advancement|intubation with|exchange|replacement|withdrawal|retraction) (?:of )?(?:the |an? )?",
+        words(
+            "placement insertion repositioning advancement intubation exchange replacement withdrawal retraction"
+        ),
+        (
+            "Interval placement of a left internal jugular line.",
+            "Left internal jugular line.",
+        ),
+        "Placement of the tube is satisfactory.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.developed",
+        Category.PRIOR,
+        r"^(?:(?:the )?patient (?:has|had)|there (?:has|have)|now) (?:also |now |since |newly )*(?:developed|been (?:(?:interval|new) )*development of)"
+        r" (?:an? )?|^(?:there is |there has been )?(?:an? )?(?:(?:interval|new) )+(?:development|appearance|onset|"
+        r"emergence) of (?:an? |the )?",
+        words("developed development appearance onset emergence"),
+        ("The patient has developed a large right pneumothorax.", "Large right pneumothorax."),
+        "A well developed azygos lobe is seen.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.has-developed",
+        Category.PRIOR,
+        rf"\b(?P<verb>has|have) {DEGREE}(?:since |newly )?(?:developed|appeared|occurred|recurred|arisen)\b",
+        words("developed appeared occurred recurred arisen"),
+        ("A large right effusion has developed.", "A large right effusion is present."),
+        "The developed muscles overlie the apices.",
+        replacement=_present,
+        presets=UNIX,
+    ),
+    Rule(
+        "change.has-changed",
+        Category.PRIOR,
+        rf",? ?(?:\bwhich )?\b(?P<verb>has|have) (?:not )?{DEGREE}(?:been |become )?{DEGREE}(?:not )?(?:{CHANGED}|"
+        r"become (?:more|less) \w+|resolved|worse)(?: (?:slightly|somewhat|significantly|markedly|substantially|minimally|"
+        rf"considerably|appreciably|mildly|in the interval|moderately))*(?: in {SIZE_OF})?(?: bilaterally| overall)?"
+        r"(?: and (?:slightly )?(?:\w+ly )?(?:increased|decreased|improved|worsened|progressed))?",
+        _CHANGED_WORDS | words("become resolved worse"),
+        (
+            "The right pleural effusion has slightly decreased.",
+            "The right pleural effusion is present.",
+        ),
+        "Enlarged heart.",
+        replacement=lambda m: "" if "which" in m.group().lower() else _present(m),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.remains-steady",
+        Category.PRIOR,
+        rf"\b(?P<verb>is|are|remains?|appears?|was|were|has been|have been)(?: (?:also|again|still|to be|all|both))* {DEGREE}(?:in )?"
+        rf"{STEADY}\b(?!-)(?: (?:and|or) {STEADY}| in appearance)?(?: (?:(?:in|with respect to|with) (?:the )?)?(?:{SIZE_OF}|radiographic appearance))?"
+        r"(?: (?:and|but)(?! (?:there|the|no)\b) (?P<rest>(?:is |are )?))?"
+        r"(?:(?<=[a-z]) bilaterally)?",
+        _STEADY_WORDS,
+        ("Small left pleural effusion is unchanged.", "Small left pleural effusion is present."),
+        "The patient has stable-appearing bones.",
+        replacement=lambda m: _steady(m),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.in-same-position",
+        Category.PRIOR,
+        r"\b(?:in|at|with) (?:an? |the )?(?:grossly |essentially |relatively )?(?:unchanged|stable|similar|same|constant|satisfactory unchanged) "
+        r"(?:and satisfactory )?(?:standard )?(?:positions?|locations?|appearance|configuration|placement|alignment|course|level|size|extent|distribution)",
+        _STEADY_WORDS,
+        ("Left subclavian line in unchanged position.", "Left subclavian line in place."),
+        "Left subclavian line in standard position.",
+        replacement=lambda m: "in place" if re.search("posi|loca|plac", m.group(), re.I) else " ",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.steady-tail",
+        Category.PRIOR,
+        rf"(?:,|;| but| and| -|, which (?:is|are|appears?)|, (?:but|and)) (?:(?:is|are|appears?|again|also|remains?) )*{DEGREE}(?:{STEADY}|"
+        rf"{CHANGED}|worse|better|larger|smaller|worsening|improving|increasing|decreasing|resolving|progressing|more so|new|"
+        rf"persistent|more (?:prominent|conspicuous|extensive|pronounced)|less (?:prominent|conspicuous|extensive|pronounced))"
+        rf"(?: in (?:the )?(?:{SIZE_OF}|interval))?(?: bilaterally| overall| today)?(?=[,.;]|$| and (?:likely|may)\b)",
+        _STEADY_WORDS
+        | _CHANGED_WORDS
+        | words(
+            "worse better larger smaller worsening improving increasing decreasing resolving progressing more new persistent less"
+        ),
+        ("Small left effusion, unchanged.", "Small left effusion."),
+        "Bibasilar atelectasis, worse on the left.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.is-changed",
+        Category.PRIOR,
+        rf"\b(?P<subject>{FINDING_NOUN}(?: (?:at|in|of|on) (?:the )?(?:\w+ ){{1,3}}?)?) ?\b(?P<verb>is|are|appears?|was|were) (?:also |again )?{DEGREE}"
+        rf"(?:{CHANGED}|worse|better|larger|smaller|worsening|improving|increasing|decreasing|resolving|progressing|new|"
+        rf"persistent|(?:more|less) (?:prominent|conspicuous|extensive|pronounced|apparent|evident|well seen))"
+        rf"(?: in {SIZE_OF})?(?= ?[,.;]|$| and\b| with\b| but\b)",
+        _CHANGED_WORDS
+        | words(
+            "worse better larger smaller worsening improving increasing decreasing resolving progressing more new persistent less"
+        ),
+        ("Right effusion is larger.", "Right effusion is present."),
+        "The right hemidiaphragm is elevated.",
+        replacement=lambda m: m.group("subject").rstrip() + _present(m),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.remains",
+        Category.PRIOR,
+        r"\b(?P<verb>remains?|continues? to be|continues? to (?:show|demonstrate)|continues? to have|continues? to|stays?)\b(?! of)"
+        r"(?: (?:to be|present|essentially|grossly|relatively|largely)(?= \w))?",
+        words("remains remain continues continue stay stays"),
+        ("The heart remains enlarged.", "The heart is enlarged."),
+        "The remainder of the lungs is clear.",
+        replacement=lambda m: _remain(m),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.persists",
+        Category.PRIOR,
+        r"\b(?P<verb>persists?)\b|\b(?P<verb2>is|are) (?:still )?(?:persistent|unchanging)(?=[,.;]|$)",
+        words("persists persist persistent unchanging"),
+        ("Mild pulmonary edema persists.", "Mild pulmonary edema is present."),
+        "Persisting left superior vena cava anomaly.",
+        replacement=lambda m: (
+            " are present"
+            if (m.group("verb") or m.group("verb2")).lower() in {"persist", "are"}
+            else " is present"
+        ),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.again-seen-is",
+        Category.PRIOR,
+        r"^(?:(?:re-?demonstrated|re-?identified)(?: again)?(?: is| are)?|(?:once )?again,? (?:(?:seen|noted|demonstrated|identified|visuali[sz]ed|evident|present|"
+        r"appreciated|shown|observed)(?: (?:is|are))?|there (?:is|are)|we see)|re-?demonstration of|stable (?:appearance|position|positioning|configuration|size) of|unchanged (?:appearance|position|positioning|size|configuration) of|"
+        r"(?:there (?:is|are) )?(?:unchanged|similar|stable) (?:appearance|position|positioning|extent|size|configuration|degree|amount) (?:of|to)|once again,?|again,?)"
+        r" (?:an? |the )?",
+        words("redemonstrated reidentified redemonstration re again stable unchanged similar"),
+        ("Again seen is a right chest tube.", "Right chest tube."),
+        "Fixation hardware is intact.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.again",
+        Category.PRIOR,
+        r",? ?\b(?:once again|again|re-?demonstrated|still|as well as before)\b(?: (?:re-?demonstrated))?(?!-)",
+        words("again redemonstrated still re"),
+        ("Right upper lobe opacity is again noted.", "Right upper lobe opacity is noted."),
+        "The tube abuts against the wall of the carina.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.no-new",
+        Category.PRIOR,
+        r"\b(?P<no>no|without|nor|or|any|not any)(?: (?P<adjective>definite|significant|evidence of|convincing|other|obvious|acute or|large|evidence of any|other|suspicious|definitive))? "
+        r"(?:new|newly developed|recurrent|interval)(?:,| or(?: (?:worsening|enlarging|progressive|increasing|acute|suspicious|evolving))?| and)?"
+        r"(?: (?:worsening|enlarging|evolving))? (?=\S)",
+        words("new newly recurrent interval"),
+        ("No new focal consolidation.", "No focal consolidation."),
+        "No old or new disease.",
+        replacement=lambda m: f"{m.group('no')} {m.group('adjective') or ''} ",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.newly",
+        Category.PRIOR,
+        r"\b(?:newly(?:[- ](?:placed|inserted|developed|apparent|visualized|seen|noted))?|interval(?:ly)? (?:placed|inserted|developed|development of)|recently (?:placed|inserted)|now|currently|today|at this time|at the present time|presently|at present)\b,? ?",
+        words("newly interval intervally recently now currently today time presently present"),
+        (
+            "Newly placed Dobbhoff tube terminates in the stomach.",
+            "Dobbhoff tube terminates in the stomach.",
+        ),
+        "Normal time of inspiration.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.adjective-pair",
+        Category.PRIOR,
+        rf"(?<!-)\b{DEGREE}(?:persistent|persisting|continued|stable|unchanged|new|worsening|worsened|improving|improved|"
+        r"increasing|increased|decreasing|decreased|progressive|chronic stable)(?:,| but| and|, but| yet| or|/)? "
+        rf"{DEGREE}(?:persistent|stable|unchanged|new|worsening|worsened|improving|improved|increasing|increased|decreasing|"
+        r"decreased|resolving|enlarging|progressive) (?=\S)",
+        words(
+            "persistent persisting continued stable unchanged new worsening worsened improving improved increasing increased decreasing decreased progressive chronic"
+        ),
+        ("Persistent but improved left retrocardiac opacity.", "Left retrocardiac opacity."),
+        "Dense but small nodule.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.steady-adjective",
+        Category.PRIOR,
+        r"(?<!-)\b(?:(?:grossly|essentially|relatively|largely|overall|otherwise|currently|generally) )?(?:stable|unchanged|persistent|persisting|continued|continuing|ongoing|similar|unaltered)"
+        r"(?! (?:to|from|with|in|of)\b)(?:,? (?:and|but|,)| appearing| in (?:appearance|size) of| appearance of)? (?=[a-z_\d])",
+        words(
+            "stable unchanged persistent persisting continued continuing ongoing similar unaltered"
+        ),
+        ("Stable mild cardiomegaly.", "Mild cardiomegaly."),
+        "Both sides have similar-sized breasts.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.new-adjective",
+        Category.PRIOR,
+        rf"\b(?:{DEGREE}(?:new|worsening|worsened|improving|improved|enlarging|progressive|progressing|evolving|resolving|clearing|recurrent|interval))"
+        r"(?: since|,| and| or| but| of)? (?:(?:new|worsening|improving|increasing|interval|increase in|decrease in|of) )*(?=[a-z_\d])",
+        words(
+            "new worsening worsened improving improved enlarging progressive progressing evolving resolving clearing recurrent interval"
+        ),
+        ("There is a new left lower lobe opacity.", "There is a left lower lobe opacity."),
+        "No new or old disease.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.increasing-finding",
+        Category.PRIOR,
+        rf"\b{DEGREE}(?:increasing|decreasing|increased|decreased|diminished|diminishing|reduced)(?: in (?:the )?size of(?: the)?)?,? (?:size of (?:the )?)?"
+        rf"(?={_MODIFIED}{FINDING_NOUN}\b)",
+        words("increasing decreasing increased decreased diminished diminishing reduced"),
+        (
+            "There is increasing right lower lobe consolidation.",
+            "There is right lower lobe consolidation.",
+        ),
+        "Increased lucency of the upper lobes.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.left-over",
+        Category.PRIOR,
+        rf",? ?\b(?:{DEGREE}(?:unchanged|(?<!-)stable(?!-)|in the interval|interval change|interval))(?=[,.;]|$)",
+        words("unchanged stable interval"),
+        ("Mild scoliosis unchanged.", "Mild scoliosis."),
+        "The fracture line is stable-appearing on both views.",
+        presets=UNIX,
+    ),
+)
+
+
+def _after_change(match: re.Match[str]) -> str:
+    head = match.group().lower().lstrip()
+    if head.startswith("there"):
+        return "There is "
+    return "with " if head.startswith("with") else " "
+
+
+def _remain(match: re.Match[str]) -> str:
+    verb = match.group("verb").lower()
+    if verb.endswith(("show", "demonstrate", "have")):
+        return {"show": "shows", "demonstrate": "demonstrates", "have": "has"}[verb.split()[-1]]
+    if verb in {"continues to", "continue to"}:
+        return " "
+    return "are" if verb in {"remain", "continue to be", "stay"} else "is"
+
+
+def _steady(match: re.Match[str]) -> str:
+    verb = match.group("verb").lower()
+    plural = verb in {"are", "remain", "were", "appear", "have been"}
+    if match.group("rest") is not None:
+        return "are " if plural else "is "
+    return "are present" if plural else "is present"
