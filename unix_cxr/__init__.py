@@ -19,7 +19,7 @@ _PUBLIC: Final = {
     "UniXConfig": "unix_cxr.models.config",
     "UniXModel": "unix_cxr.models.unix",
     "UniXPipeline": "unix_cxr.pipelines.pipeline",
-    "UniXProcessor": "unix_cxr.models.processing",
+    "UniXProcessor": "unix_cxr.pipelines.processing",
     "load_xray": "unix_cxr.data.pixels",
 }
 

@@ -35,11 +35,20 @@ def resize_and_pad(
     return F.pad(images, margins, value=fill) if any(margins) else images
 
 
-def gradient_magnitudes(
-    images: Float[Tensor, "b c h w"],
-) -> tuple[Float[Tensor, "b c h u"], Float[Tensor, "b c v w"]]:
-    """Signed differences of neighbouring pixels along columns and rows."""
-    return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
+def gradient_difference(
+    first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"], scales: int = 3
+) -> Float[Tensor, " e"]:
+    """Absolute differences of the two images' pixel gradients at several scales, one after another.
+
+    Edges and texture count here, brightness does not (arXiv:1511.05440, eq. 6, with exponent 1).
+    """
+    difference = first - second
+    parts = []
+    for scale in range(scales):
+        if scale:
+            difference = F.avg_pool2d(difference, 2)
+        parts += [difference.diff(dim=-1).abs().flatten(), difference.diff(dim=-2).abs().flatten()]
+    return torch.cat(parts)
 
 
 def random_affine(

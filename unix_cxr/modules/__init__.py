@@ -1,1 +1,1 @@
-"""To be described."""
+"""Building blocks, one idea each: joint block, latent embedding, time embedding, connector."""

@@ -1,1 +1,1 @@
-"""To be described."""
+"""Ready pipelines: text to X-ray, X-ray to report, and what turns both into tensors."""

@@ -7,23 +7,22 @@ from collections.abc import Mapping
 
 import torch
 from diffusers import AutoencoderKL
-from torch import nn
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torch import Tensor, nn
 
-from unix_cxr.functional.images import random_affine
-from unix_cxr.models.autoencoder import to_range
+from unix_cxr.functional.images import gradient_difference, random_affine
+from unix_cxr.models.autoencoder import DOWNSAMPLING, to_range
 from unix_cxr.training.batches import ImageBatch, batch_indices, generator_of
 from unix_cxr.training.images import XRayStore
 from unix_cxr.training.losses import LossTerm
 
 
 class AutoencoderObjective(nn.Module):
-    """L1 + KL + (1 − SSIM) of the reconstruction.
+    """L1 + KL + gradient difference of the reconstruction.
 
     Args:
         vae: the autoencoder.
         weights: of the terms "l1" (per pixel), "kl" (per latent element, in nats) and
-            "structure" (per image, arXiv:2006.13846 for its use in training).
+            "structure" (per difference of neighbouring pixels, at three scales).
     """
 
     def __init__(self, vae: AutoencoderKL, weights: Mapping[str, float]) -> None:
@@ -37,19 +36,13 @@ class AutoencoderObjective(nn.Module):
         posterior = self.vae.encode(images.contiguous(memory_format=torch.channels_last))
         distribution = posterior.latent_dist
         mean, logvar = distribution.mean.float(), distribution.logvar.float()
-        latents = mean
-        if self.training:
-            latents = mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)
+        latents = mean + batch.noise * torch.exp(0.5 * logvar)
         reconstructed = self.vae.decode(latents).sample.float()
-        with torch.autocast(images.device.type, enabled=False):  # differences of near equals
-            similarity = structural_similarity_index_measure(
-                reconstructed / 2 + 0.5, images / 2 + 0.5, data_range=1.0, reduction="none"
-            )
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
         return {
             "l1": LossTerm.of((reconstructed - images).abs()),
             "kl": LossTerm.of(divergence),
-            "structure": LossTerm.of(1 - torch.as_tensor(similarity)),
+            "structure": LossTerm.of(gradient_difference(reconstructed, images)),
         }
 
 
@@ -60,8 +53,9 @@ class ImageSource:
         train: images to learn from.
         dev: images to validate on.
         batch_size: images per batch.
+        latent_channels: channels of the posterior's noise.
         augmentation: strength; see `random_affine`.
-        seed: of the order and the augmentation.
+        seed: of the order, the augmentation and the noise.
     """
 
     def __init__(
@@ -70,11 +64,13 @@ class ImageSource:
         dev: XRayStore,
         *,
         batch_size: int,
+        latent_channels: int,
         augmentation: float,
         seed: int,
     ) -> None:
         self.train = train
         self.dev = dev
+        self.latent_channels = latent_channels
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
@@ -84,12 +80,18 @@ class ImageSource:
         chosen = batch_indices(len(self.train), self.batch_size, step, self.seed)
         images = self.train[chosen]
         generator = generator_of(self.seed, step, 1)
-        return ImageBatch(random_affine(images, self.augmentation, generator))
+        images = random_affine(images, self.augmentation, generator)
+        return ImageBatch(images, torch.randn(self._latent_shape(images), generator=generator))
 
     def validation(self) -> list[ImageBatch]:
         """All dev images as they are."""
         order = torch.arange(len(self.dev))
-        return [ImageBatch(self.dev[part]) for part in order.split(self.batch_size)]
+        batches = [self.dev[part] for part in order.split(self.batch_size)]
+        return [ImageBatch(images, torch.zeros(self._latent_shape(images))) for images in batches]
+
+    def _latent_shape(self, images: Tensor) -> tuple[int, int, int, int]:
+        count, _, height, width = images.shape
+        return count, self.latent_channels, height // DOWNSAMPLING, width // DOWNSAMPLING
 
 
 def latent_statistics(

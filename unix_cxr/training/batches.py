@@ -17,9 +17,15 @@ B_co = TypeVar("B_co", covariant=True)
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """X-rays: [b, 1, h, w], values in [0, 1]."""
+    """X-rays and the noise of their posterior's sample.
+
+    Args:
+        images: [b, 1, h, w], values in [0, 1].
+        noise: [b, c, H, W] standard normal in training, 0 (the mode) in validation.
+    """
 
     images: Float[Tensor, "b 1 h w"]
+    noise: Float[Tensor, "b c H W"]
 
     def __post_init__(self) -> None:
         low, high = self.images.aminmax()

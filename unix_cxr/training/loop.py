@@ -6,11 +6,13 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -184,7 +186,10 @@ class Trainer:
     def _terms(self, batch: Any) -> Mapping[str, LossTerm]:  # noqa: ANN401 - the stage's batch
         batch = to_device(batch, self.device)
         low = self.stage.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+        with (
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low),
+            _fast_attention(self.device, low=low),
+        ):
             terms: Mapping[str, LossTerm] = self.objective(batch)
         return terms
 
@@ -206,3 +211,10 @@ class Trainer:
         row = {"step": self.step, "learning_rate": rate} | dict(values)
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _fast_attention(device: torch.device, *, low: bool) -> AbstractContextManager[None]:
+    """On a CPU the plain attention kernel trains bfloat16 twice as fast as the fused one."""
+    if device.type == "cpu" and low:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
