@@ -38,8 +38,13 @@ _OTHER: Final = """
     fusion laminectomy decreased-volume hypoaeration hypoventilation hypoventilatory
     volumes-low inflation-low shallow poor suboptimal tapering pruning"""
 
-STATES: Final = frozenset(_OTHER.split()) | frozenset(
-    word for entries in PHRASES.values() for words, _ in entries for word in words[-1:]
+_PLACES: Final = frozenset(
+    "heart silhouette contour contours shadow size mediastinum cardiomediastinum pattern "
+    "disease failure process".split()
+)
+STATES: Final = frozenset(_OTHER.split()) | (
+    frozenset(word for entries in PHRASES.values() for words, _ in entries for word in words[-1:])
+    - _PLACES
 )
 
 

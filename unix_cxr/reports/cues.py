@@ -41,7 +41,8 @@ DENIED_AFTER: Final = re.compile(
     r" (?:seen|identified|present|visuali[sz]ed|appreciated|evident|demonstrated|noted|detected|"
     r"observed|visible|apparent|suspected|suggested|enlarged|found|there)"
     r"|absent|excluded|ruled out|(?:(?:now|completely|entirely|fully|since|nearly as) )*"
-    r"(?:resolved|disappeared)|unlikely|negative)\b"
+    r"(?:resolved|disappeared)|unlikely|negative)\b(?<!ly resolved)(?<!almost resolved)"
+    r"|^(?: \S+){0,4}? (?:has|have|is|are)(?: now| since)? (?:completely|entirely|fully|totally) resolved\b"
 )
 """After the mention, in its clause: the finding is denied."""
 
@@ -52,8 +53,8 @@ _NOT_CERTAIN_AFTER: Final = (
 DOUBTED_BEFORE: Final = re.compile(
     r"\b(?:may|might|could|possible|possibly|question(?:able|ed)?|equivocal|versus|vs|"
     r"concern for|concerning for|suspicious for|suspicion (?:of|for)|worrisome for|suspected|"
-    r"exclude|excluding|rule out|cannot rule out|not ruled out|perhaps|borderline|potential(?:ly)?|"
-    r"differential|whether|if|consider|considered|can be seen with|suggest(?:s|ing|ive)?|"
+    r"exclude|excluding|rule out|cannot rule out|not ruled out|perhaps|potential(?:ly)?|"
+    r"differential|whether|if|consider|considered|can be seen with|(?<!most )suggest(?:s|ing|ive)?|"
     r"cannot be excluded|r / o|concerning|indeterminate for)\b"
 )
 """Before the mention: the finding is uncertain."""
@@ -61,16 +62,16 @@ DOUBTED_BEFORE: Final = re.compile(
 DOUBTED_AFTER: Final = re.compile(
     rf"^(?: \S+){{0,8}}? (?:{_NOT_CERTAIN_AFTER}|(?:is|are|remains?|also|would be)"
     r"(?: \w+){0,2} (?:possible|questioned|considered|a consideration|considerations?|suspected|"
-    r"of concern|in the differential|a possibility)|versus|vs|questioned|questionable)\b"
+    r"of concern|in the differential|a possibility)|suspected|versus|vs|questioned|questionable)\b"
 )
 """After the mention: the finding is uncertain."""
 
 REMEMBERED_BEFORE: Final = re.compile(
-    r"\b(?:history of|hx of|h / o|known history|prior history|evaluat(?:e|ion|ing) (?:for|of)|"
+    r"^question\b|\b(?:history of|hx of|h / o|known history|prior history|evaluat(?:e|ion|ing) (?:for|of)|"
     r"assess(?:ment)?(?: \w+)? for|rule out|r / o|recommend(?:ed|s)?|suggested to|follow up|"
     r"indication|reason for|clinical(?:ly)?|exclude|near(?:ly)?(?: complete)?(?:ly)? resol\w+|"
     r"(?:partial|almost complete|incomplete) (?:resolution|clearing)|almost (?:completely )?resolved|"
-    r"(?:interval )?removal of(?= (?:\S+ ){0,3}\S*$)|patient with|"
+    r"(?:interval )?removal of(?= (?:\S+ ){0,3}\S*$)|patient with(?=[^,]*$)|"
     r"(?:prior|previous|former)(?= (?:(?!(?:stud|exam|radiograph|film|imag|report)\w*\b)\S+ ?){0,3}$)|"
     r"request(?:ed)?|looking for|screening for|treated for|symptoms of|signs and symptoms)\b"
 )
@@ -87,3 +88,24 @@ STILL_PRESENT: Final = frozenset("prior previous previously former".split())
 """Words of the past that leave these labels standing: an old fracture is a fracture."""
 
 LASTING: Final = frozenset(("Fracture", "Support Devices", "Pleural Other"))
+
+DENIAL_WORDS: Final = frozenset(
+    "no without neither nor never lack lacks absence absent denies negative free clear devoid "
+    "cleared rather instead not resolution resolved clearing excludes exclude ruled rule longer "
+    "failure excluded disappeared unlikely".split()
+)
+DOUBT_WORDS: Final = frozenset(
+    "may might could possible possibly question questionable questioned equivocal versus vs "
+    "concern concerning suspicious suspicion worrisome suspected exclude excluding excluded rule "
+    "ruled perhaps potential potentially differential whether if consider considered can cannot "
+    "suggest suggests suggesting suggestive r indeterminate not certain consideration "
+    "considerations possibility questions".split()
+)
+MEMORY_WORDS: Final = frozenset(
+    "history hx h known prior evaluate evaluation evaluating assess assessment rule r recommend "
+    "recommended recommends suggested follow indication reason clinical clinically exclude near "
+    "nearly almost partial incomplete partially mostly largely removal removed with previous "
+    "former request requested looking screening treated symptoms signs protocol previously "
+    "before question resolution".split()
+)
+"""A sentence without these words needs no search for the expressions above."""

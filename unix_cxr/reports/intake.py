@@ -48,9 +48,9 @@ def _reads_english(text: str) -> bool:
         foreign = sum(ord(c) > 0x24F for c in letters)  # beyond Latin Extended-B
         if letters and foreign > _FOREIGN_SHARE * len(letters):
             return False
-    words = [word.lower() for word in _WORD.findall(text[:2000])]
+    words = frozenset(_WORD.findall(text[:2000].lower()))
     if len(words) < _FEWEST_WORDS:
         return True
-    english = sum(word in _ENGLISH for word in words)
-    foreign = sum(word in _FOREIGN for word in words)
+    english = len(_ENGLISH & words)
+    foreign = len(_FOREIGN & words)
     return not (foreign > english and foreign >= 0.12 * len(words))

@@ -6,8 +6,7 @@ everywhere. What it reaches on the NegBio gold labels stands in docs/guides/clea
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from unix_cxr.reports import cues
 from unix_cxr.reports.lexicon import NOT_A_MENTION, PHRASES, SEVERITIES, SIDES
@@ -22,8 +21,7 @@ _STRENGTH: Final = {POSITIVE: 3, UNCERTAIN: 2, NEGATIVE: 1}
 _PATHOLOGIES: Final = frozenset(FINDINGS) - {NO_FINDING, "Support Devices"}
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """One mention of a finding in one sentence."""
 
     label: str
@@ -32,8 +30,15 @@ class Fact:
     severity: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Mention:
+class _Cues(NamedTuple):
+    """Which kinds of cue words a sentence holds at all."""
+
+    denial: bool
+    doubt: bool
+    memory: bool
+
+
+class _Mention(NamedTuple):
     start: int
     end: int
     labels: tuple[str, ...]
@@ -56,8 +61,12 @@ _HEART_LARGE: Final = re.compile(
     r" (?:enlarged|widened|prominent|large|increased in size|big|enlargement)\b"
 )
 _HEART_BORDERLINE: Final = re.compile(
-    rf"\b{_HEART_SUBJECT}\b(?: \S+){{0,6}}? (?:borderline|top normal|upper|top)\b"
-    r"|\b(?:borderline|top normal|upper normal)(?: \S+){0,3}? (?P<subject2>heart|cardiac)\b"
+    rf"\b{_HEART_SUBJECT}\b(?: \S+){{0,6}}? borderline\b"
+    r"|\bborderline(?: \S+){0,3}? (?P<subject2>heart|cardiac)\b"
+)
+_HEART_UPPER: Final = re.compile(
+    rf"\b{_HEART_SUBJECT}\b(?: \S+){{0,6}}? (?:top normal|upper|top)\b"
+    r"|\b(?:top normal|upper normal|upper limits?)(?: \S+){0,4}? (?P<subject2>heart|cardiac)\b"
 )
 _HEART_NORMAL: Final = re.compile(
     rf"\b{_HEART_SUBJECT}\b(?: (?!but\b|[;.])\S+){{0,9}}?"
@@ -65,7 +74,6 @@ _HEART_NORMAL: Final = re.compile(
     r"|\b(?:normal|unremarkable)(?: (?!but\b|[;.])(?!lungs?\b)\S+){0,5}?"
     r" (?P<subject2>heart|cardiac|cardio ?mediastin\w+|mediastin\w+)\b"
 )
-_DOUBT_STOP: Final = re.compile(r"\b(?:and there|, and|with)\b")
 _SIDE_AFTER: Final = frozenset(
     "in at of on within along involving throughout bilaterally projecting over overlying "
     "bilateral seen".split()
@@ -83,6 +91,7 @@ _CHANGE_WORDS: Final = frozenset(
 _LIST_BREAK: Final = re.compile(
     r", (?:(?:a|an|and|with|there is) )?(?:trace|tiny|minimal|mild|moderate|severe|stable|"
     r"unchanged|persistent|with|there|lungs?|heart|right|left|bilateral|multiple|new)\b"
+    r"| with (?:a |an )?(?:small|large|moderate|mild|trace|bilateral|right|left|minimal)\b"
 )
 _LIST_CLOSES: Final = re.compile(r"\b(?:or|nor)\b")
 
@@ -92,9 +101,14 @@ def facts(tokens: Sequence[str]) -> list[Fact]:
     mentions = _mentions(tokens)
     found: list[Fact] = []
     if mentions:
+        cue = _Cues(
+            not cues.DENIAL_WORDS.isdisjoint(tokens),
+            not cues.DOUBT_WORDS.isdisjoint(tokens),
+            not cues.MEMORY_WORDS.isdisjoint(tokens),
+        )
         ends = [i for i, token in enumerate(tokens) if token in cues.CLAUSE_ENDS]
         for mention in mentions:
-            found.extend(_judge(tokens, mention, mentions, ends))
+            found.extend(_judge(tokens, mention, mentions, (ends, cue)))
     if not _HEART.isdisjoint(tokens):
         found.extend(_heart(tokens, found))
     return found
@@ -162,8 +176,12 @@ def _excluded(tokens: Sequence[str], i: int) -> bool:
 
 
 def _judge(
-    tokens: Sequence[str], mention: _Mention, mentions: list[_Mention], ends: list[int]
+    tokens: Sequence[str],
+    mention: _Mention,
+    mentions: list[_Mention],
+    scope: tuple[list[int], "_Cues"],
 ) -> list[Fact]:
+    ends, cue = scope
     start = max((e + 1 for e in ends if e < mention.start), default=0)
     stop = min((e for e in ends if e >= mention.end), default=len(tokens))
     before = " ".join(tokens[start : mention.start])
@@ -171,7 +189,7 @@ def _judge(
     whole = before
     if start and tokens[start - 1] in _CARRIES_DOUBT:
         whole = f"{tokens[start - 1]} {before}"
-    state = _state(whole, before, after)
+    state = _state(whole, before, after, cue) if any(cue) else POSITIVE
     found = []
     for label in mention.labels:
         if state is None and label not in cues.LASTING:
@@ -179,23 +197,29 @@ def _judge(
         if state is None and not cues.STILL_PRESENT.intersection(tokens[start : mention.start]):
             continue
         sides, severity = _attributes(tokens, mention, mentions, (start, stop))
-        found.append(Fact(label, state or POSITIVE, sides, severity))
+        found.append(_fact(label, state or POSITIVE, sides, severity))
     return found
+
+
+def _fact(label: str, state: str, sides: frozenset[str], severity: str | None) -> Fact:
+    if label[0] == "?":
+        return Fact(label[1:], UNCERTAIN if state == POSITIVE else state, sides, severity)
+    return Fact(label, state, sides, severity)
 
 
 _CARRIES_DOUBT: Final = frozenset("suggesting suggests suggestive".split())
 
 
-def _state(whole: str, before: str, after: str) -> str | None:
+def _state(whole: str, before: str, after: str, cue: _Cues) -> str | None:
     """Positive, negative, uncertain, or None where the words state nothing of this image."""
-    denied = _denied_before(before, after)
-    if after and cues.DENIED_AFTER.match(after):
-        denied = True
+    denied = cue.denial and (
+        _denied_before(before, after) or bool(after and cues.DENIED_AFTER.match(after))
+    )
     if denied and not cues.DOUBTED_AFTER.match(after):
         return NEGATIVE
-    if cues.REMEMBERED_BEFORE.search(before) or cues.REMEMBERED_AFTER.match(after):
+    if cue.memory and (cues.REMEMBERED_BEFORE.search(before) or cues.REMEMBERED_AFTER.match(after)):
         return None
-    if cues.DOUBTED_BEFORE.search(whole) or cues.DOUBTED_AFTER.match(after):
+    if cue.doubt and (cues.DOUBTED_BEFORE.search(whole) or cues.DOUBTED_AFTER.match(after)):
         return UNCERTAIN
     return POSITIVE
 
@@ -257,15 +281,12 @@ def _heart(tokens: Sequence[str], known: list[Fact]) -> list[Fact]:
     text = " ".join(tokens)
     stated = {fact.label for fact in known}
     found = []
-    for pattern, state in (
-        (_HEART_LARGE, POSITIVE),
-        (_HEART_BORDERLINE, UNCERTAIN),
-        (_HEART_NORMAL, NEGATIVE),
-    ):
-        match = pattern.search(text)
+    for pattern, state, needed in _HEART_PATTERNS:
+        match = None if needed.isdisjoint(tokens) else pattern.search(text)
         if match is None:
             continue
-        severity = _severity(match.group().split()) if state == POSITIVE else None
+        said = text[max(0, match.start() - 30) : match.end()].split()
+        severity = _severity(said) if state == POSITIVE else None
         if state == POSITIVE and _denied_before(text[: match.start()], ""):
             state = NEGATIVE
         for label in _heart_labels(match):
@@ -273,6 +294,18 @@ def _heart(tokens: Sequence[str], known: list[Fact]) -> list[Fact]:
                 found.append(Fact(label, state, frozenset(), severity))
                 stated.add(label)
     return found
+
+
+_HEART_PATTERNS: Final = (
+    (
+        _HEART_LARGE,
+        POSITIVE,
+        frozenset("enlarged widened prominent large increased big enlargement".split()),
+    ),
+    (_HEART_BORDERLINE, POSITIVE, frozenset(("borderline",))),
+    (_HEART_UPPER, UNCERTAIN, frozenset(("upper", "top"))),
+    (_HEART_NORMAL, NEGATIVE, frozenset("normal unremarkable not".split())),
+)
 
 
 def _heart_labels(match: re.Match[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+# `?Label`: no more than a doubt, however plainly stated (congestion is not yet edema).
 # Each line: phrases divided by commas. `a|b` stands for either word.
 _PHRASES: Final[dict[str, str]] = {
     "Enlarged Cardiomediastinum": """
@@ -37,8 +38,8 @@ _PHRASES: Final[dict[str, str]] = {
         retrocardiac density, interstitial thickening, interstitial prominence,
         interstitial disease, airspace opacity, alveolar opacity|opacities, white out, whiteout,
         interstitial changes, reticulonodular pattern|opacities, ground glass""",
-    "Edema": """
-        edema, oedema, vascular congestion, pulmonary congestion, pulmonary venous congestion,
+    "Edema": """edema, oedema""",
+    "?Edema": """vascular congestion, pulmonary congestion, pulmonary venous congestion,
         congestive heart failure, heart failure, chf, congestive failure, venous congestion,
         cephalization, vascular engorgement, volume overload, fluid overload, kerley b lines,
         cardiac decompensation, congestive changes, vascular redistribution""",
@@ -126,6 +127,7 @@ SIDES: Final[dict[str, tuple[str, ...]]] = {
 
 SEVERITIES: Final[dict[str, str]] = {
     **dict.fromkeys(["trace", "tiny", "minimal", "minimally", "minute", "miniscule"], "minimal"),
+    "borderline": "borderline",
     **dict.fromkeys(["small", "mild", "mildly", "slight", "slightly", "subtle"], "mild"),
     **dict.fromkeys(["moderate", "moderately", "medium"], "moderate"),
     **dict.fromkeys(
@@ -143,6 +145,7 @@ NOT_A_MENTION: Final[tuple[tuple[str, str], ...]] = (
     ("pleural skin fracture fissural clavicular midclavicular axillary fat spinal interspinous",
      "line lines"),
     ("soft", "edema"),
+    ("pericardial", "effusion effusions"),
     ("respiratory renal liver", "failure"),
     ("nipple", "nodule nodules"),
     ("to can may could would", "lead port"),

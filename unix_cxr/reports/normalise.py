@@ -37,11 +37,12 @@ _BLANKS: Final = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _BLANK_RUN: Final = re.compile(r"___(?:[ \t]*[/\\]?[ \t]*___)+")
-_MAY_HOLD_BLANK: Final = re.compile(r"xxxx|[_*\[<@]", re.IGNORECASE)
+_MAY_HOLD_BLANK: Final = re.compile(r"[xX]{4}|[_*\[<@]")
 _SPACES: Final = re.compile(r"[ \t]{2,}|\t")
 _SPACE_BEFORE: Final = re.compile(r"(?<=\S) +(?=[,;.](?:\s|$))")
 _GLUED: Final = re.compile(r"(?<=[a-z)])([.;])(?=[A-Z][a-z])")
 _STOPS: Final = re.compile(r"\.(?:[ ]?\.)+(?=\s|$)")
+_UNTIDY: Final = re.compile(r"[ \t][ \t]|\t|[.;][A-Z.]| [,;.]")
 _RTF_BREAK: Final = re.compile(r"\\(?:par|line|pard|tab)\b ?")
 _LIST_ITEM: Final = re.compile(r"(?:\(?\d{1,2}[.)](?!\d)|[-*•·]\s)")
 _WRAPPED_AT: Final = 45
@@ -51,6 +52,7 @@ ACRONYMS: Final = frozenset(
     "LAD RCA RUL RML RLL LUL LLL RV RA LV LA IABP TIPS TAVR TAVI VP PEG GI GE AC T L C US CXR DVT "
     "PE TB HIV II III IV NGT OGT LVAD ECMO UIP ILD".split()
 )
+_LOWER: Final = re.compile(r"[a-z]+")
 _CAPS_WORD: Final = re.compile(r"[A-Za-z]+")
 _SENTENCE_START: Final = re.compile(r"(^|[.!?:]\s+|\n\s*)([a-z])")
 
@@ -72,7 +74,7 @@ def normalise_characters(text: str) -> str:
     if not text.isprintable():
         text = text.translate(_TRANSLATION)
         text = _CONTROL.sub("", text)
-    if _MAY_HOLD_BLANK.search(text):
+    if "XXX" in text or _MAY_HOLD_BLANK.search(text):
         text = _BLANKS.sub(BLANK, text)
         text = _BLANK_RUN.sub(BLANK, text)
     return text
@@ -97,10 +99,12 @@ def join_lines(text: str) -> str:
     """
     if "\n" in text:
         text = _joined(text.split("\n"))
-    text = _GLUED.sub(r"\1 ", text)
-    text = _SPACES.sub(" ", text)
-    text = _SPACE_BEFORE.sub("", text)
-    return _STOPS.sub(".", text).strip()
+    if _UNTIDY.search(text):
+        text = _GLUED.sub(r"\1 ", text)
+        text = _SPACES.sub(" ", text)
+        text = _SPACE_BEFORE.sub("", text)
+        text = _STOPS.sub(".", text)
+    return text.strip()
 
 
 def _joined(lines: list[str]) -> str:
@@ -139,9 +143,11 @@ def quiet_capitals(text: str) -> str:
 
 
 def _shouts(text: str) -> bool:
-    head = text[:400]
+    head = text[:200]
+    lower = len("".join(_LOWER.findall(head)))
+    if lower * 2 > len(head):
+        return False
     upper = sum(map(str.isupper, head))
-    lower = sum(map(str.islower, head))
     return upper > 12 and upper > 4 * lower  # noqa: PLR2004 - a sentence, nearly all capitals
 
 

@@ -61,7 +61,9 @@ _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
 _TITLED: Final = re.compile(
     r"\b(?:dr|mr|mrs|ms|miss|prof|doctor|m\.?d|rn|np|by)s?\b", re.IGNORECASE
 )
-_DIGIT: Final = re.compile(r"\d")
+_DIGIT: Final = re.compile(
+    r"\d(?:\d\d|[/:-]\d| ?[AaPp]\.?[Mm]|\.\d+\.\d|[A-Za-z ]{1,9}\d{4})|[a-z]\.? \d(?=[^.\d]|\d[^.\d])(?<=[bylgptvcnre.] \d)"
+)
 _RUN: Final = re.compile(r"___(?:[ \t]*[,/-]?[ \t]*___)+")
 
 

@@ -8,6 +8,7 @@ _ABBREVIATIONS: Final = frozenset(
 )
 _END: Final = re.compile(r"""[.!?]+["')\]]*(?=\s)|\n+""")
 _LAST_WORD: Final = re.compile(r"([A-Za-z][A-Za-z.]*)$")
+_WORDY: Final = re.compile(r"\w")
 _LIST_MARK: Final = re.compile(r"^\s*(?:\(?\d{1,2}[.)](?!\d)|[-*•·])\s*")
 
 
@@ -20,7 +21,7 @@ def split_sentences(text: str) -> list[str]:
     sentences = []
     start = 0
     for match in _END.finditer(text):
-        if match.group()[0] == "." and not _ends(text, start, match):
+        if text[match.start()] == "." and not _ends(text, start, match):
             continue
         _append(sentences, text[start : match.end()])
         start = match.end()
@@ -32,7 +33,7 @@ def _append(sentences: list[str], piece: str) -> None:
     piece = piece.strip()
     while piece and (mark := _LIST_MARK.match(piece)):
         piece = piece[mark.end() :]
-    if piece and any(map(str.isalnum, piece)) or "_" in piece:
+    if _WORDY.search(piece):
         sentences.append(piece)
 
 
@@ -40,12 +41,14 @@ def _ends(text: str, start: int, match: re.Match[str]) -> bool:
     """Whether the full stop at `match` ends a sentence."""
     stop = match.start()
     previous = text[stop - 1 : stop]
+    if text[stop - 5 : stop].islower() and text[stop - 5 : stop].isalpha() and stop - start > 5:  # noqa: PLR2004
+        return True
     if previous.isdigit():
         return not text[start:stop].strip(" (").isdigit()
     if not previous.isalpha():
         return True
     word = _LAST_WORD.search(text, start, stop)
-    return word is None or not _abbreviates(word.group(1), text[match.end() :])
+    return word is None or not _abbreviates(word.group(1), text[match.end() : match.end() + 4])
 
 
 def _abbreviates(word: str, rest: str) -> bool:

@@ -154,7 +154,7 @@ CHANGE: Final = (
     Rule(
         "change.placement-of",
         Category.PRIOR,
-        r"^(?:(?:there (?:has been|is)|status post) )?(?:the |an? )?(?:(?:interval|new|recent) )+(?:placement|insertion|"
+        r"^(?:(?:there has been(?: an?)? |(?:there is |status post )?(?:the |an? )?(?=interval|new|recent))(?:(?:interval|new|recent) )*)(?:placement|insertion|"
         r"repositioning|advancement|intubation with|exchange|replacement|withdrawal|retraction) (?:of )?(?:the |an? )?",
         words(
             "placement insertion repositioning advancement intubation exchange replacement withdrawal retraction"
@@ -230,7 +230,7 @@ CHANGE: Final = (
     Rule(
         "change.steady-tail",
         Category.PRIOR,
-        rf"(?:,|;| but| and| -|, which (?:is|are|appears?)|, (?:but|and)) (?:(?:is|are|appears?|again|also|remains?) )*{DEGREE}(?:{STEADY}|"
+        rf"(?:,|;| but| and| -|, which (?:is|are|appears?|has|have)|, (?:but|and)) (?:(?:is|are|appears?|again|also|remains?) )*{DEGREE}(?:{STEADY}|"
         rf"{CHANGED}|worse|better|larger|smaller|worsening|improving|increasing|decreasing|resolving|progressing|more so|new|"
         rf"persistent|more (?:prominent|conspicuous|extensive|pronounced)|less (?:prominent|conspicuous|extensive|pronounced))"
         rf"(?: in (?:the )?(?:{SIZE_OF}|interval))?(?: bilaterally| overall| today)?(?=[,.;]|$| and (?:likely|may)\b)",
@@ -241,6 +241,19 @@ CHANGE: Final = (
         ),
         ("Small left effusion, unchanged.", "Small left effusion."),
         "Bibasilar atelectasis, worse on the left.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.not-changed",
+        Category.PRIOR,
+        r"(?:,|;| and| but)? ?(?:(?:which )?(?:has|have|is|are) )?\bnot (?:been )?(?:significantly |substantially |appreciably |"
+        r"markedly |much |definitely |really |greatly |grossly )*changed\b(?: in \w+)?",
+        words("changed"),
+        (
+            "Mild left basilar atelectasis, not significantly changed.",
+            "Mild left basilar atelectasis.",
+        ),
+        "Not a degenerative change.",
         presets=UNIX,
     ),
     Rule(
@@ -333,7 +346,7 @@ CHANGE: Final = (
         "change.adjective-pair",
         Category.PRIOR,
         rf"(?<!-)\b{DEGREE}(?:persistent|persisting|continued|stable|unchanged|new|worsening|worsened|improving|improved|"
-        r"increasing|increased|decreasing|decreased|progressive|chronic stable)(?:,| but| and|, but| yet| or|/)? "
+        r"increasing|increased|decreasing|decreased|progressive|chronic stable)(?:,| but| and|, but| yet| or|/| to)? "
         rf"{DEGREE}(?:persistent|stable|unchanged|new|worsening|worsened|improving|improved|increasing|increased|decreasing|"
         r"decreased|resolving|enlarging|progressive) (?=\S)",
         words(

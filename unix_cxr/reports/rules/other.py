@@ -36,7 +36,7 @@ COMMUNICATION: Final = (
         "communication.told-tail",
         Category.COMMUNICATION,
         rf"(?:[,;:.]|\s-|\s\()\s*(?:and |as |a |these |this |the |all |above |critical |"
-        rf"findings? |results? |information |which |that |preliminary |it |impression )*"
+        rf"findings? |results? |information |which |that |preliminary |it |impression |(?:\w+ ){1, 5}?(?=(?:was|were|has|have) ))*"
         rf"(?:(?:was|were|is|are|has been|have been) )?(?:\w+ly )?{_TOLD}\b"
         rf"(?=[^;]*?\b{_PEOPLE})[^;]*$",
         _TOLD_WORDS,
@@ -76,7 +76,7 @@ COMMUNICATION: Final = (
     Rule(
         "communication.doctor",
         Category.COMMUNICATION,
-        r"\b(?:dr|drs|doctors?)\b\.? (?:___|[A-Z])|\bthank you\b|\bm\.?d\.? (?:was|on|by|at)\b",
+        r"\b(?:dr|drs|doctors?)\b\.? (?:___|(?-i:[A-Z]))|\bthank you\b|\bm\.?d\.? (?:was|on|by|at)\b",
         words("dr drs doctor doctors thank md d"),
         ("Dr. ___ requested this examination.", ""),
         "The drain ends in the right pleural space.",
@@ -142,7 +142,7 @@ RECOMMENDATION: Final = (
     Rule(
         "recommendation.advice",
         Category.RECOMMENDATION,
-        rf"\b(?:recommend(?:ed|s|ation|ations|ing)?\b|(?:is|are|be) (?:advised|suggested|advisable|"
+        rf"\b(?:(?:is|are|be|was|were|also|strongly|again|correlation|evaluation|ct|follow-up) recommended\b|recommended(?=\.?$| (?:for|to|in|after|when|with|on|if|as|at|by)\b)|recommend(?:s|ations?|ing)?\b|^recommended\b|(?:is|are|be) (?:advised|suggested|advisable|"
         rf"warranted|requested|indicated|needed|necessary|required)\b|"
         rf"^(?:please |would |we |may |also |clinical |also )*(?:suggest|consider|advise|correlate|"
         rf"obtain|repeat|follow|attention|continued|further|withdraw|advance|retract|reposition|"
@@ -347,7 +347,7 @@ HISTORY: Final = (
     Rule(
         "history.question",
         Category.HISTORY,
-        r"^(?:please )?(?:evaluate|eval|assess|rule[- ]?out|r/o|exclude|query|question of|"
+        r"^(?:please )?(?:evaluate|eval|assess|rule[- ]?out|r/o|exclude|query|question(?: of)?|"
         r"looking for|confirm|check)\b|^evaluation (?:of|for)\b",
         words(
             "evaluate eval assess rule r ruleout exclude query question looking confirm check evaluation"

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-DATE: Final = r"(?:___|\d{4}|yesterday|today|the same day|same day|earlier today)"
+DATE: Final = r"(?:___|yesterday|today|the same day|same day|earlier today)"
+DATE_WORDS: Final = frozenset(("___", "yesterday", "today", "same"))
 
 STUDY: Final = (
     r"(?:(?:(?:bedside|chest|portable|frontal|lateral|ap|pa|and|plain|radiographic|single|view|ct|"

@@ -5,7 +5,7 @@ from typing import Final
 
 from unix_cxr.reports.records import Category
 from unix_cxr.reports.rules.base import Action, Rule, words
-from unix_cxr.reports.rules.phrases import DATE, DEGREE, EARLIER, STUDY, THE_PRIOR, WHEN
+from unix_cxr.reports.rules.phrases import DATE, DATE_WORDS, DEGREE, EARLIER, STUDY, THE_PRIOR, WHEN
 
 UNIX: Final = frozenset(("unix",))
 _COMPARED: Final = (
@@ -64,7 +64,7 @@ PRIOR: Final = (
         rf"(?: -+|,|;)? ?(?:but |and )?(?:none|not(?: \w+)? {_SEEN}|unseen|absent) (?:on|in) "
         rf"{THE_PRIOR}",
         _PRIOR_WORDS,
-        ("Small left effusion, not present on the prior film.", "Small left effusion."),
+        ("A granuloma, not seen on the prior film.", "A granuloma."),
         "None of the leads is fractured.",
     ),
     Rule(
@@ -173,6 +173,17 @@ PRIOR: Final = (
         presets=UNIX,
     ),
     Rule(
+        "prior.nearly-resolved",
+        Category.PRIOR,
+        r"\b(?:near(?:ly)?|almost|partial(?:ly)?|incomplete(?:ly)?|mostly|largely|essentially|virtually|substantial(?:ly)?)"
+        r"(?:[- ](?:complete(?:ly)?|entire(?:ly)?|total(?:ly)?))? (?:interval )?(?:resolved|resolution|clearing|cleared)\b",
+        words("resolved resolution clearing cleared"),
+        ("The effusion has nearly resolved.", ""),
+        "The effusion is nearly as large as the lung.",
+        Action.REMOVE,
+        presets=UNIX,
+    ),
+    Rule(
         "prior.removed-and",
         Category.PRIOR,
         r"^[^,;]*?\b(?:has|have) (?:been |since been |now been )?(?:removed|extubated|withdrawn and removed),? "
@@ -238,7 +249,7 @@ PRIOR: Final = (
         rf"unchanged|stable|increased|decreased|improved|new|worsened) (?:(?:than|to|from|since|as)"
         rf"(?: (?:it was|was|seen|noted|that|those))?(?: (?:on|of|in|at))?)"
         rf" (?:the )?(?:{STUDY} )?(?:(?:of|from|dated|on|performed) )?{DATE}{WHEN}",
-        words("than to from since as"),
+        DATE_WORDS,
         (
             "Left lower lobe consolidation, slightly more prominent than on ___.",
             "Left lower lobe consolidation.",
@@ -281,19 +292,28 @@ PRIOR: Final = (
     Rule(
         "prior.the-earlier",
         Category.PRIOR,
-        rf"^(?:the |on the |in the )?(?:{EARLIER} {STUDY}{WHEN}|{STUDY} (?:of|from|dated) {DATE})"
+        rf"^(?:the |on the |in the )?(?:{EARLIER} {STUDY}{WHEN})"
         r"(?: (?:from|of|dated) [^,]*)?,? (?:(?:also |has |had )*(?:demonstrated|showed|shows|revealed|described|was|were|is|are)\b.*|$)",
-        _PRIOR_WORDS | words("of from dated"),
+        _PRIOR_WORDS,
         ("The prior study showed a large effusion.", ""),
         "The prior sternotomy wires are intact.",
         Action.REMOVE,
     ),
     Rule(
+        "prior.dated-study",
+        Category.PRIOR,
+        rf"\b{STUDY} (?:from|of|dated|on|performed) {DATE}(?!\w)",
+        DATE_WORDS,
+        ("The ct of ___ is known.", ""),
+        "The study of the chest is normal.",
+        Action.REMOVE,
+    ),
+    Rule(
         "prior.mentioned",
         Category.PRIOR,
-        rf"\b(?:{EARLIER} (?:\S+ )?{STUDY}|{STUDY} (?:from|of|dated|on) {DATE}|the priors?)\b",
-        _PRIOR_WORDS | words("of from dated on"),
-        ("Findings discordant, previous exam dictated.", ""),
+        rf"\b(?:{EARLIER} (?:\S+ )?{STUDY}|the priors?)\b",
+        _PRIOR_WORDS,
+        ("Discordant the previous exam.", ""),
         "Prior granulomatous disease.",
         Action.REMOVE,
     ),

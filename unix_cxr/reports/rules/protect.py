@@ -69,15 +69,15 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
         r"degeneration|spine|productive|malignant|wedge|posttraumatic|post-?traumatic|structural|"
         r"vascular|sclerotic|proliferative|infectious|erosive|parenchymal|focal|postoperative|"
         r"spondylosis|osseous|airway|arthrosis|sequential|edematous|degenerate|airways|"
-        r"lung|pulmonary|pleural|apical|basilar|biapical|of|and|mild|the|acute|these|may|subtle|"
-        r"minimal|moderate|significant|scattered|fatty|bronchiectatic) (?P<word>changes?)\b"
+        r"lung|pulmonary|pleural|apical|basilar|biapical|"
+        r"fatty|bronchiectatic) (?P<word>changes?)\b"
         r"(?<!interval change)(?<!interval changes)(?! (?:since|compared|from|in comparison))",
         "Degenerative changes of the spine.",
     ),
     (
         "changes-of",
         r"(?<!no )(?<!significant )(?<!interval )(?<!little )(?<!without )(?<!minimal )"
-        r"\b(?P<word>changes)(?= (?:of|related|consistent|compatible|from|in the (?:spine|thoracic|"
+        r"\b(?P<word>changes|change(?= in caliber))(?= (?:in caliber|of|related|consistent|compatible|from|in the (?:spine|thoracic|"
         r"shoulder|lumbar|osseous|skeleton|cervical|bones)|are (?:seen|present|noted)|involving|"
         r"throughout|seen|suggest\w*)\b)",
         "Changes of prior left mastectomy.",
@@ -93,7 +93,7 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
     ),
     (
         "old-disease",
-        r"(?:(?<=old or )|(?<=old nor )|(?<=old and )|\b(?=\w+ (?:or|and|nor|generation|born|york)\b))(?P<word>new|prior|previous)\b",
+        r"(?:(?<=old or )|(?<=old nor )|(?<=old and )|\b(?=\w+ (?:or|and|nor|generation|born|york|bone)\b))(?P<word>new|prior|previous)\b",
         "No old or new disease.",
     ),
     (
