@@ -195,7 +195,7 @@ class XrayClassifier(nn.Module):
         classifier = cls(config)
         _check_names(weights, classifier.state_dict(), folder)
         classifier.load_state_dict(weights)
-        return classifier.eval()
+        return classifier.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # torch's stub lacks this overload
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from unix_cxr.evaluation.bootstrap import (
     weighted_quantile,
 )
 from unix_cxr.evaluation.classifier import XrayClassifier, classify
-from unix_cxr.evaluation.copies import CopyFinder, layout
+from unix_cxr.evaluation.copies import CopyFinder, CopySearch, layout
 from unix_cxr.evaluation.neighbours import nearest_distances, pairwise_distances, prdc, spread
 from unix_cxr.evaluation.roc import auc
 from unix_cxr.evaluation.verdict import Aims, DrawnNumbers, Verdict, judge
@@ -40,6 +40,7 @@ class DrawnSettings:
         inner_share: "in the real range" means among this central share of real X-rays.
         per_class: X-rays per class in the real sample that stands in for drawn ones.
         replicates: bootstrap replicates.
+        search: how hard copies are looked for.
         seed: of the bootstrap and of the real sample.
     """
 
@@ -48,6 +49,7 @@ class DrawnSettings:
     inner_share: float = 0.98
     per_class: int = 300
     replicates: int = 1000
+    search: CopySearch = CopySearch()
     seed: int = 0
 
 
@@ -121,7 +123,7 @@ class RealReference:
         self.train, self.held_out, self.classifier = train, held_out, classifier
         self.train_features = classify(classifier, train.images).features
         self.features = classify(classifier, held_out.images).features
-        self.finder = CopyFinder(train.images)
+        self.finder = CopyFinder(train.images, self.settings.search)
         self.near_features = nearest_distances(self.features, self.train_features)
         self.near_pixels = self.finder.nearest(held_out.images).distances
         self.near_halves = self.finder.nearest_half(held_out.images)
@@ -131,7 +133,7 @@ class RealReference:
             held_out.groups, self.settings.replicates, self._generator(1)
         )
         sample = one_per_group(train, self.settings.per_class, self._generator(2))
-        self.repeat_distances = _nearest_other(sample)
+        self.repeat_distances = _nearest_other(sample, self.settings.search)
         self.repeat_weights = bootstrap_weights(
             sample.groups, self.settings.replicates, self._generator(3)
         )
@@ -201,7 +203,7 @@ class RealReference:
 
     def _repeated(self, drawn: LabelledXrays, weights: Float[Tensor, "r m"]) -> Measured:
         """Share of drawn X-rays whose nearest other is as near as real ones hardly ever come."""
-        distances = _nearest_other(drawn)
+        distances = _nearest_other(drawn, self.settings.search)
         return self._near_by(distances, self.repeat_distances, weights, self.repeat_weights)
 
     def _class_coverage(
@@ -285,10 +287,11 @@ def _within(
     return (drawn >= low) & (drawn <= high)
 
 
-def _nearest_other(xrays: LabelledXrays) -> Float[Tensor, " m"]:
+def _nearest_other(xrays: LabelledXrays, search: CopySearch) -> Float[Tensor, " m"]:
     """Distance in pixel space to the nearest X-ray of another group."""
     groups = group_numbers(xrays.groups)
-    return CopyFinder(xrays.images).nearest(xrays.images, groups[:, None] == groups).distances
+    finder = CopyFinder(xrays.images, search)
+    return finder.nearest(xrays.images, groups[:, None] == groups).distances
 
 
 def _check_real(train: LabelledXrays, held_out: LabelledXrays, settings: DrawnSettings) -> None:
