@@ -33,19 +33,18 @@ class CopySearch:
         candidates: targets per query that are aligned finely.
         size: side of the pictures that are aligned.
         margin: width of the border of a query that is not compared, so shifts have room.
-        smooth: pictures are smoothed by this many pixels (against noise) ...
-        flatten: ... and lose what is broader than this many pixels (against contrast and bulk).
+        flatten: pictures lose what is broader than about this many pixels: any two chests share
+            it, and contrast changes it.
         degrees: rotations that are tried.
         scales: magnifications that are tried.
     """
 
-    coarse_size: int = 32
+    coarse_size: int = 24
     coarse_shift: int = 2
     candidates: int = 8
-    size: int = 64
-    margin: int = 10
-    smooth: float = 1.0
-    flatten: float = 4.0
+    size: int = 48
+    margin: int = 8
+    flatten: float = 2.5
     degrees: tuple[float, ...] = (-6.0, -3.0, 0.0, 3.0, 6.0)
     scales: tuple[float, ...] = (0.95, 1.0, 1.05)
 
@@ -61,7 +60,7 @@ class CopyFinder:
     """Finds each X-ray's nearest target up to shift, mirror, small rotation and zoom, and contrast.
 
     Two passes: thumbnails of all targets give candidates; each candidate is then aligned with the
-    query by normalised cross-correlation of band-passed pictures (Lewis 1995, "Fast normalized
+    query by normalised cross-correlation of high-passed pictures (Lewis 1995, "Fast normalized
     cross-correlation"), over all shifts at once by the Fourier transform.
     """
 
@@ -169,8 +168,7 @@ class CopyFinder:
         small = functional.interpolate(
             images, size, mode="bilinear", antialias=True, align_corners=False
         )
-        smooth = blur(small, self.search.smooth)
-        pictures: Tensor = rearrange(smooth - blur(smooth, self.search.flatten), "m 1 h w -> m h w")
+        pictures: Tensor = rearrange(small - blur(small, self.search.flatten), "m 1 h w -> m h w")
         return pictures
 
     def _local_energies(

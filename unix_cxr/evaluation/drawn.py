@@ -3,7 +3,7 @@
 Axes: n real X-rays held out, m drawn X-rays, r replicates, v values per X-ray.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -49,7 +49,7 @@ class DrawnSettings:
     inner_share: float = 0.98
     per_class: int = 300
     replicates: int = 1000
-    search: CopySearch = CopySearch()
+    search: CopySearch = field(default_factory=CopySearch)
     seed: int = 0
 
 
