@@ -36,13 +36,13 @@ DENIED_BEFORE: Final = re.compile(
 
 DENIED_AFTER: Final = re.compile(
     r"^(?: \S+){0,7}? (?:(?:is|are|was|were|has|have)(?: been)? )?"
-    r"(?:(?:not|no longer)(?: (?:definitely|clearly|definitively|well|currently|otherwise|"
+    r"(?:(?:not|no longer)(?: (?:definitely|clearly|definitively|currently|otherwise|"
     r"confidently|be|readily|been))?"
     r" (?:seen|identified|present|visuali[sz]ed|appreciated|evident|demonstrated|noted|detected|"
     r"observed|visible|apparent|suspected|suggested|enlarged|found|there)"
     r"|absent|excluded|ruled out|(?:(?:now|completely|entirely|fully|since|nearly as) )*"
-    r"(?:resolved|disappeared)|unlikely|negative)\b(?<!ly resolved)(?<!almost resolved)"
-    r"|^(?: \S+){0,4}? (?:has|have|is|are)(?: now| since)? (?:completely|entirely|fully|totally) resolved\b"
+    r"(?:resolved|disappeared)|unlikely|negative)\b(?! (?:on|in) (?:the |any |a )?(?:prior|previous|earlier|comparison))(?<!ly resolved)(?<!almost resolved)"
+    r"|^(?: \S+){0,4}? (?:has|have|is|are)(?: now| since)? (?:(?:completely|entirely|fully|totally) resolved|cleared|(?:completely|entirely) cleared)\b"
 )
 """After the mention, in its clause: the finding is denied."""
 
@@ -71,8 +71,8 @@ REMEMBERED_BEFORE: Final = re.compile(
     r"assess(?:ment)?(?: \w+)? for|rule out|r / o|recommend(?:ed|s)?|suggested to|follow up|"
     r"indication|reason for|clinical(?:ly)?|exclude|near(?:ly)?(?: complete)?(?:ly)? resol\w+|"
     r"(?:partial|almost complete|incomplete) (?:resolution|clearing)|almost (?:completely )?resolved|"
-    r"(?:interval )?removal of(?= (?:\S+ ){0,3}\S*$)|patient with(?=[^,]*$)|"
-    r"(?:prior|previous|former)(?= (?:(?!(?:stud|exam|radiograph|film|imag|report)\w*\b)\S+ ?){0,3}$)|"
+    r"(?:interval )?removal of(?=[^,]*$)|helpful|to (?:identify|evaluate|assess|exclude|confirm|document|rule out)|correlation with|patient with(?=[^,]*$)|"
+    r"(?:prior|previous|former)(?= (?:(?!(?:stud|exam|radiograph|film|imag|report|comparison)\w*\b)[^ ,]+ ?){0,3}$)|"
     r"request(?:ed)?|looking for|screening for|treated for|symptoms of|signs and symptoms)\b"
 )
 """Before the mention: it speaks of the past, of a wish or of a question, and states nothing."""
@@ -80,7 +80,7 @@ REMEMBERED_BEFORE: Final = re.compile(
 REMEMBERED_AFTER: Final = re.compile(
     r"^(?: \S+){0,5}? (?:(?:has|have|had|was|were)(?: since| now)? (?:been |now )*removed|"
     r"(?:near(?:ly)?|almost|partially|mostly|largely)(?: completely| entirely)? (?:resolved|cleared)|"
-    r"removed|removal|protocol|on (?:the )?(?:prior|previous)|seen (?:previously|before))\b"
+    r"removed|removal|protocol|not (?:as )?well (?:seen|visuali[sz]ed|demonstrated|appreciated)(?! on (?:the )?(?:prior|previous))|on (?:the )?(?:prior|previous)|seen (?:previously|before))\b"
 )
 """After the mention: what it names is gone or belongs to another examination."""
 
@@ -92,7 +92,7 @@ LASTING: Final = frozenset(("Fracture", "Support Devices", "Pleural Other"))
 DENIAL_WORDS: Final = frozenset(
     "no without neither nor never lack lacks absence absent denies negative free clear devoid "
     "cleared rather instead not resolution resolved clearing excludes exclude ruled rule longer "
-    "failure excluded disappeared unlikely".split()
+    "failure excluded disappeared unlikely cleared".split()
 )
 DOUBT_WORDS: Final = frozenset(
     "may might could possible possibly question questionable questioned equivocal versus vs "
@@ -106,6 +106,6 @@ MEMORY_WORDS: Final = frozenset(
     "recommended recommends suggested follow indication reason clinical clinically exclude near "
     "nearly almost partial incomplete partially mostly largely removal removed with previous "
     "former request requested looking screening treated symptoms signs protocol previously "
-    "before question resolution".split()
+    "before question resolution well helpful correlation to".split()
 )
 """A sentence without these words needs no search for the expressions above."""

@@ -100,9 +100,31 @@ class Decider:
         if decision.action == REMOVE:
             return decision
         problems = violations(sentence, decision.text)
-        if not problems:
-            return decision
-        return Decision(KEEP, finish(sentence), decision.rules, decision.category, problems)
+        return self.rescue(sentence, decision, problems) if problems else decision
+
+    def rescue(self, sentence: str, refused: Decision, problems: tuple[str, ...]) -> Decision:
+        """The safer form of a sentence whose decision the guard refused.
+
+        No rule removes it, and a rewrite counts only where it passes the guard by itself; in the
+        worst case the sentence stays as it was.
+        """
+        text = shield(sentence)
+        used: list[Rule] = []
+        for number in self._candidates(text):
+            rule = self.rules[number]
+            if rule.action is Action.REMOVE:
+                continue
+            changed = rule.regex.sub(rule.replacement, text)
+            if changed != text:
+                changed = tidy(changed)
+                if changed and not violations(unshield(text), unshield(changed)):
+                    used.append(rule)
+                    text = changed
+        text = finish(unshield(text))
+        if used and not violations(sentence, text):
+            rules = (*_names(used), "guard.rescued")
+            return Decision(REWRITE, text, rules, used[0].category, problems)
+        return Decision(KEEP, finish(sentence), refused.rules, refused.category, problems)
 
 
 def _removed(sentence: str, used: list[Rule]) -> Decision:

@@ -22,8 +22,8 @@ _PAST_NUMBER: Final = re.compile(
 )
 _NEGATION: Final = re.compile(
     r"\b(?:no|not|without|nor|never|neither|cannot|absent|absence)\b"
-    r"(?! (?:\w+ ){0,5}?(?:changed?|differen\w+|longer|worsening|improvement|increase|decrease)\b)"
-    r"(?! (?:\w+ ){0,2}?interval\b)",
+    r"(?! (?:\w+ ){0,5}?(?:changed?|changes|differen\w+|longer|worsening|improvement|increase|decrease)\b)"
+    r"(?! contrast\b)",
     re.IGNORECASE,
 )
 _RESOLVED: Final = re.compile(

@@ -18,6 +18,7 @@ POSITIVE: Final = "positive"
 NEGATIVE: Final = "negative"
 UNCERTAIN: Final = "uncertain"
 _STRENGTH: Final = {POSITIVE: 3, UNCERTAIN: 2, NEGATIVE: 1}
+BLANK_TOKEN: Final = "___"
 _PATHOLOGIES: Final = frozenset(FINDINGS) - {NO_FINDING, "Support Devices"}
 
 
@@ -69,7 +70,7 @@ _HEART_UPPER: Final = re.compile(
     r"|\b(?:top normal|upper normal|upper limits?)(?: \S+){0,4}? (?P<subject2>heart|cardiac)\b"
 )
 _HEART_NORMAL: Final = re.compile(
-    rf"\b{_HEART_SUBJECT}\b(?: (?!but\b|[;.])\S+){{0,9}}?"
+    rf"\b{_HEART_SUBJECT}\b(?: (?!but\b|[;.])\S+){{0,14}}?"
     r" (?:normal|unremarkable|not (?:\w+ )?(?:enlarged|widened))\b"
     r"|\b(?:normal|unremarkable)(?: (?!but\b|[;.])(?!lungs?\b)\S+){0,5}?"
     r" (?P<subject2>heart|cardiac|cardio ?mediastin\w+|mediastin\w+)\b"
@@ -98,6 +99,8 @@ _LIST_CLOSES: Final = re.compile(r"\b(?:or|nor)\b")
 
 def facts(tokens: Sequence[str]) -> list[Fact]:
     """Every mention of a finding in one tokenized sentence, in order."""
+    if BLANK_TOKEN in tokens:
+        tokens = _without_blanks(tokens)
     mentions = _mentions(tokens)
     found: list[Fact] = []
     if mentions:
@@ -112,6 +115,15 @@ def facts(tokens: Sequence[str]) -> list[Fact]:
     if not _HEART.isdisjoint(tokens):
         found.extend(_heart(tokens, found))
     return found
+
+
+def _without_blanks(tokens: Sequence[str]) -> list[str]:
+    """What a blank stood for is not known, so that it neither joins nor parts the words around it."""
+    kept: list[str] = []
+    for token in tokens:
+        if token != BLANK_TOKEN and not (token == "," and kept[-1:] == [","]):
+            kept.append(token)
+    return kept
 
 
 def merge(all_facts: Iterable[Fact], *, has_text: bool = True) -> dict[str, Label]:
@@ -194,11 +206,17 @@ def _judge(
     for label in mention.labels:
         if state is None and label not in cues.LASTING:
             continue
-        if state is None and not cues.STILL_PRESENT.intersection(tokens[start : mention.start]):
+        if state is None and not _lasts(tokens, start, mention.start):
             continue
         sides, severity = _attributes(tokens, mention, mentions, (start, stop))
         found.append(_fact(label, state or POSITIVE, sides, severity))
     return found
+
+
+def _lasts(tokens: Sequence[str], start: int, stop: int) -> bool:
+    """Whether what is spoken of as past is still to be seen: old fractures, earlier hardware."""
+    gone = "removed" in tokens or "removal" in tokens
+    return not gone and not cues.STILL_PRESENT.isdisjoint(tokens[start:stop])
 
 
 def _fact(label: str, state: str, sides: frozenset[str], severity: str | None) -> Fact:

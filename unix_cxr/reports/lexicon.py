@@ -133,7 +133,7 @@ SEVERITIES: Final[dict[str, str]] = {
     **dict.fromkeys(
         [
             "large", "severe", "severely", "massive", "marked", "markedly", "extensive",
-            "substantial", "gross", "grossly", "huge",
+            "substantial",   "huge",
         ],
         "severe",
     ),

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from unix_cxr.reports.config import CleanerConfig
-from unix_cxr.reports.decide import KEEP, REMOVE, REWRITE, Decider, Decision
+from unix_cxr.reports.decide import REMOVE, REWRITE, Decider, Decision
 from unix_cxr.reports.guard import lost_facts
 from unix_cxr.reports.intake import refusal
 from unix_cxr.reports.labeler import NEGATIVE, POSITIVE, Fact, facts, merge
-from unix_cxr.reports.normalise import BLANK, join_lines, normalise_characters, quiet_capitals
+from unix_cxr.reports.normalise import join_lines, normalise_characters, quiet_capitals
 from unix_cxr.reports.privacy import mask
 from unix_cxr.reports.records import Category, Removed, Rewritten
 from unix_cxr.reports.sections import (
@@ -21,7 +21,6 @@ from unix_cxr.reports.sections import (
     split_sections,
 )
 from unix_cxr.reports.sentences import split_sentences
-from unix_cxr.reports.tidy import tidy
 from unix_cxr.reports.tokens import tokenize
 
 SECTION_CATEGORIES: Final = {
@@ -127,7 +126,7 @@ def default_steps(config: CleanerConfig, decider: Decider) -> tuple[Step, ...]:
             "agree",
             ("Right basilar opacity. No new opacity.", "Right basilar opacity."),
             "Right basilar opacity. No effusion.",
-            _agree,
+            lambda draft: _agree(draft, decider),
         ),
     ]
     if not config.mask_private:
@@ -179,11 +178,11 @@ def _decide(draft: Draft, decider: Decider) -> None:
             draft.lines.append(Line(part, sentence, decision, found, addendum))
 
 
-def _agree(draft: Draft) -> None:
+def _agree(draft: Draft, decider: Decider) -> None:
     """Sentences against each other: nothing stated is lost, nothing contradicts itself."""
     _refuse_contradiction(draft)
     _drop_untrue_denials(draft)
-    _restore_lost(draft)
+    _restore_lost(draft, decider)
     for line in draft.lines:
         decision = line.decision
         rule = "+".join(decision.rules)
@@ -225,7 +224,7 @@ def _drop_untrue_denials(draft: Draft) -> None:
             )
 
 
-def _restore_lost(draft: Draft) -> None:
+def _restore_lost(draft: Draft, decider: Decider) -> None:
     """A removed sentence that alone states a finding comes back, and is counted."""
     removed = [line for line in draft.lines if not line.kept and line.facts]
     if not removed:
@@ -238,8 +237,6 @@ def _restore_lost(draft: Draft) -> None:
         if not lost:
             continue
         problems = tuple(f"lost: {name}" for name in lost)
-        text = tidy(line.before.replace(BLANK, " "))
-        action = KEEP if text == line.before else REWRITE
-        rules = (*line.decision.rules, "guard.restored")
-        line.decision = Decision(action, text, rules, line.decision.category, problems)
+        line.decision = decider.rescue(line.before, line.decision, problems)
+        line.facts = facts(tokenize(line.decision.text))
         kept.extend(line.facts)

@@ -20,8 +20,9 @@ CATALOGUE: Final[tuple[Rule, ...]] = (
     *RECOMMENDATION,
     *HISTORY,
     *TECHNIQUE,
-    *PRIOR,
+    *PRIOR[:-1],
     *CHANGE,
+    PRIOR[-1],
     *RESIDUE,
 )
 

@@ -57,8 +57,8 @@ CHANGE: Final = (
     Rule(
         "change.no-change-in",
         Category.PRIOR,
-        rf"^(?P<head>there (?:is|are|was|has been|have been) )?(?:no|little|minimal|without|not much|minor|"
-        rf"slight|some|mild) {_LIGHT}(?:change|changes|difference) (?:in|of|to|for|with regard to|involving) (?:the )?"
+        rf"^(?P<head>there(?: is| are| was| has been| have been|'s been|'s) )?(?:no|little|minimal|without|not much|minor|"
+        rf"slight|some|mild) {_LIGHT}(?:change|changes|difference)(?:,? (?:in|of|to|for|with regard to|involving)|(?= (?:right|left|no|calcified|marked|bilateral|mild|moderate|small|large))) (?:the )?"
         rf"(?:{SIZE_OF} (?:of|in) )?(?:the )?(?=\S)",
         words("change changes difference"),
         (
@@ -86,7 +86,7 @@ CHANGE: Final = (
     Rule(
         "change.no-change-tail",
         Category.PRIOR,
-        rf"(?:,|;| but| and)? (?:with(?:out)?|showing|demonstrat\w+|which shows|has|with) (?:no |little |any |minimal )?{_LIGHT}"
+        rf"(?:,|;| but| and)? (?:with(?:out)?|or|showing|demonstrat\w+|which shows|has|with) (?:no |little |any |minimal )?{_LIGHT}"
         rf"(?:change|changes|difference|{CHANGE_NOUN})\b(?: (?:in|of) {SIZE_OF}(?! of))?(?=[,.;]|$)",
         words("change changes difference") | _CHANGE_WORDS,
         ("Mild cardiomegaly without significant interval change.", "Mild cardiomegaly."),
@@ -206,7 +206,7 @@ CHANGE: Final = (
     Rule(
         "change.remains-steady",
         Category.PRIOR,
-        rf"\b(?P<verb>is|are|remains?|appears?|was|were|has been|have been)(?: (?:also|again|still|to be|all|both))* {DEGREE}(?:in )?"
+        rf"(?<!there )\b(?P<verb>is|are|remains?|appears?|was|were|has been|have been)(?: (?:also|again|still|to be|all|both))* {DEGREE}(?:in )?"
         rf"{STEADY}\b(?!-)(?: (?:and|or) {STEADY}| in appearance)?(?: (?:(?:in|with respect to|with) (?:the )?)?(?:{SIZE_OF}|radiographic appearance))?"
         r"(?: (?:and|but)(?! (?:there|the|no)\b) (?P<rest>(?:is |are )?))?"
         r"(?:(?<=[a-z]) bilaterally)?",
@@ -230,7 +230,7 @@ CHANGE: Final = (
     Rule(
         "change.steady-tail",
         Category.PRIOR,
-        rf"(?:,|;| but| and| -|, which (?:is|are|appears?|has|have)|, (?:but|and)) (?:(?:is|are|appears?|again|also|remains?) )*{DEGREE}(?:{STEADY}|"
+        rf"(?:,|;| but| and| -|, which (?:is|are|appears?|has|have)|, (?:but|and)) (?:(?:is|are|appears?|again|also|remains?) )*{DEGREE}(?:{STEADY}(?: to {DEGREE}{CHANGED})?|"
         rf"{CHANGED}|worse|better|larger|smaller|worsening|improving|increasing|decreasing|resolving|progressing|more so|new|"
         rf"persistent|more (?:prominent|conspicuous|extensive|pronounced)|less (?:prominent|conspicuous|extensive|pronounced))"
         rf"(?: in (?:the )?(?:{SIZE_OF}|interval))?(?: bilaterally| overall| today)?(?=[,.;]|$| and (?:likely|may)\b)",
@@ -300,8 +300,8 @@ CHANGE: Final = (
     Rule(
         "change.again-seen-is",
         Category.PRIOR,
-        r"^(?:(?:re-?demonstrated|re-?identified)(?: again)?(?: is| are)?|(?:once )?again,? (?:(?:seen|noted|demonstrated|identified|visuali[sz]ed|evident|present|"
-        r"appreciated|shown|observed)(?: (?:is|are))?|there (?:is|are)|we see)|re-?demonstration of|stable (?:appearance|position|positioning|configuration|size) of|unchanged (?:appearance|position|positioning|size|configuration) of|"
+        rf"^(?:(?:there (?:is|are|has been) )?re-?demonstration(?: without {_LIGHT}change)? (?:of|in)|(?:re-?demonstrated|re-?identified)(?: again)?(?: is| are)?|(?:once )?again,? (?:(?:seen|noted|demonstrated|identified|visuali[sz]ed|evident|present|"
+        r"appreciated|shown|observed)(?: (?:is|are))?|there (?:is|are)|we see)|stable (?:appearance|position|positioning|configuration|size) of|unchanged (?:appearance|position|positioning|size|configuration) of|"
         r"(?:there (?:is|are) )?(?:unchanged|similar|stable) (?:appearance|position|positioning|extent|size|configuration|degree|amount) (?:of|to)|once again,?|again,?)"
         r" (?:an? |the )?",
         words("redemonstrated reidentified redemonstration re again stable unchanged similar"),
@@ -360,7 +360,7 @@ CHANGE: Final = (
         "change.steady-adjective",
         Category.PRIOR,
         r"(?<!-)\b(?:(?:grossly|essentially|relatively|largely|overall|otherwise|currently|generally) )?(?:stable|unchanged|persistent|persisting|continued|continuing|ongoing|similar|unaltered)"
-        r"(?! (?:to|from|with|in|of)\b)(?:,? (?:and|but|,)| appearing| in (?:appearance|size) of| appearance of)? (?=[a-z_\d])",
+        r"(?! (?:to|from|with|in|of)\b)(?:/|(?:,? (?:and|but|,)| appearing| in (?:appearance|size) of| appearance of)? )(?=[a-z_\d])",
         words(
             "stable unchanged persistent persisting continued continuing ongoing similar unaltered"
         ),
@@ -371,10 +371,10 @@ CHANGE: Final = (
     Rule(
         "change.new-adjective",
         Category.PRIOR,
-        rf"\b(?:{DEGREE}(?:new|worsening|worsened|improving|improved|enlarging|progressive|progressing|evolving|resolving|clearing|recurrent|interval))"
+        rf"\b(?:{DEGREE}(?:new|worsening|worsened|improving|improved|enlarging|increasing|decreasing|progressive|progressing|evolving|resolving|clearing|recurrent|interval))"
         r"(?: since|,| and| or| but| of)? (?:(?:new|worsening|improving|increasing|interval|increase in|decrease in|of) )*(?=[a-z_\d])",
         words(
-            "new worsening worsened improving improved enlarging progressive progressing evolving resolving clearing recurrent interval"
+            "new worsening worsened improving improved enlarging increasing decreasing progressive progressing evolving resolving clearing recurrent interval"
         ),
         ("There is a new left lower lobe opacity.", "There is a left lower lobe opacity."),
         "No new or old disease.",
@@ -391,6 +391,18 @@ CHANGE: Final = (
             "There is right lower lobe consolidation.",
         ),
         "Increased lucency of the upper lobes.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.steady-in-size",
+        Category.PRIOR,
+        rf",? ?(?<!in )\b{STEADY} in (?:the )?{SIZE_OF}",
+        _STEADY_WORDS,
+        (
+            "Sternotomy wires unchanged in position, one of them broken.",
+            "Sternotomy wires, one of them broken.",
+        ),
+        "Mild scoliosis in stable-appearing bones.",
         presets=UNIX,
     ),
     Rule(

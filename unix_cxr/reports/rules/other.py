@@ -15,7 +15,7 @@ _PEOPLE: Final = (
 _TOLD: Final = (
     r"(?:discussed|communicated|conveyed|relayed|telephoned|phoned|paged|notified|informed|"
     r"reported|called|transmitted|emailed|e-mailed|texted|posted|entered|flagged|submitted|"
-    r"alerted|contacted|reviewed with|verbally|messaged|made aware|faxed|forwarded|placed into|given|told)"
+    r"alerted|contacted|reviewed with|verbally|messaged|made aware|faxed|forwarded|placed into)"
 )
 _TOLD_WORDS: Final = words(
     "discussed communicated conveyed relayed telephoned phoned paged notified informed reported "
@@ -148,7 +148,7 @@ RECOMMENDATION: Final = (
         rf"obtain|repeat|follow|attention|continued|further|withdraw|advance|retract|reposition|"
         rf"clinical(?:ly)?)\b(?=.*\b{_LOOKED_AT}|.*\bby\b)|^(?:clinical )?correlat\w+|"
         rf"attention (?:on|to|at) (?:\w+ )?(?:follow|next)|further evaluat\w+ (?:with|by|could|can)|"
-        rf"(?:may|might|could|would|can) (?:also )?be (?:helpful|useful|obtained|performed|"
+        rf"(?:may|might|could|would|can) (?:also )?be (?:helpful|useful|obtained|performed|reasonable|"
         rf"considered for|of (?:use|help|value|benefit)|beneficial|repeated)|"
         rf"if (?:clinical|there is|symptoms|concern|further|indicated|warranted|needed|desired|"
         rf"patient|persistent|the clinical)\b.*\b(?:{_LOOKED_AT})|follow[- ]?up (?:{STUDY}|to|is|in|"
@@ -159,7 +159,7 @@ RECOMMENDATION: Final = (
             "suggested advisable warranted requested indicated needed necessary required suggest "
             "consider advise correlate obtain repeat follow attention continued further withdraw "
             "advance retract reposition clinical clinically correlation correlated helpful useful "
-            "obtained performed considered of beneficial repeated if followup evaluation evaluate "
+            "obtained performed reasonable considered of beneficial repeated if followup evaluation evaluate "
             "evaluated correlating correlates followed"
         ),
         ("Consider CT for further evaluation.", ""),
@@ -188,6 +188,14 @@ _VIEW_WORDS: Final = words(
 )
 
 TECHNIQUE: Final = (
+    Rule(
+        "technique.technical-factors",
+        Category.TECHNIQUE,
+        r"^(?:considering|given|allowing for|accounting for) (?:the )?(?:differences? in )?(?:technical (?:factors|differences)|technique),? ",
+        words("considering given allowing accounting"),
+        ("Considering technical factors the heart size is normal.", "The heart size is normal."),
+        "Given the kyphosis the heart is normal.",
+    ),
     Rule(
         "technique.view-shows",
         Category.TECHNIQUE,
@@ -277,14 +285,14 @@ TECHNIQUE: Final = (
         "technique.quality",
         Category.TECHNIQUE,
         r"\b(?:field of view|collimated|collimation|under-?penetrat\w*|over-?penetrat\w*|"
-        r"under-?exposed|over-?exposed|exposure|penetration|excluded from|not included|"
+        r"under-?exposed|over-?exposed|(?:film|radiographic|low|poor) exposure|penetration|excluded from|not included|"
         r"(?:is|are) excluded|incompletely imaged|cut off|off the (?:film|edge|image)|"
         r"technically (?:limited|adequate|suboptimal)|technical factors|(?:study|exam\w*|film|image|"
         r"evaluation|assessment|radiograph|detail|quality|sensitivity)s? (?:of .{0,40} )?(?:is|are|was|remains) "
         r"(?:\w+ )?(?:limited|degraded|suboptimal|compromised|of limited|adequate|obscured|technically|"
         r"rotated|difficult)|(?:limited|suboptimal) (?:study|exam\w*|evaluation|film|assessment|quality)|"
         r"(?:was|were) (?:obtained|acquired|performed) (?:with|at|in|for|using|while)|"
-        r"(?:was|were) performed|for evaluation of|large body habitus|overlying (?:soft tissue|body habitus))",
+        r"(?:was|were) performed|for evaluation of|large body habitus)",
         words(
             "field collimated collimation underpenetrated overpenetrated under over underexposed "
             "overexposed exposure penetration excluded included incompletely cut off technically "

@@ -64,6 +64,6 @@ FINDING_NOUN: Final = (
     r"disease|pneumomediastinum|hemorrhage|fluid|elevation|abnormalit(?:y|ies)|process|"
     r"enlargement|atelectatic|consolidative|lymphadenopathy|adenopathy|infiltrative|"
     r"pneumonic|haziness|fractures?|lesions?|thickening|infiltrations?|hernia|failure|scarring|"
-    r"pneumoperitoneum|aspiration|hydrothorax|collections?|process(?:es)?)"
+    r"pneumoperitoneum|aspiration|calcifications?|hydrothorax|collections?|process(?:es)?)"
 )
 """Findings that come and go, so that "increased" before them means a change and not a look."""

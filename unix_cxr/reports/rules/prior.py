@@ -5,7 +5,16 @@ from typing import Final
 
 from unix_cxr.reports.records import Category
 from unix_cxr.reports.rules.base import Action, Rule, words
-from unix_cxr.reports.rules.phrases import DATE, DATE_WORDS, DEGREE, EARLIER, STUDY, THE_PRIOR, WHEN
+from unix_cxr.reports.rules.phrases import (
+    DATE,
+    DATE_WORDS,
+    DEGREE,
+    EARLIER,
+    FINDING_NOUN,
+    STUDY,
+    THE_PRIOR,
+    WHEN,
+)
 
 UNIX: Final = frozenset(("unix",))
 _COMPARED: Final = (
@@ -108,7 +117,7 @@ PRIOR: Final = (
         rf"(?: (?:on|from) {THE_PRIOR})? (?P<x>[^,;.]+?)"
         r" (?:(?:has|have|is|are|appears? to have) (?:now |also |since |completely |entirely |fully |"
         r"apparently )*(?:been )?(?:completely |entirely )?(?:resolved|disappeared|cleared)|(?:is|are) (?:no longer|not)"
-        r"(?: definitely| clearly| well)? (?:seen|visuali[sz]ed|identified|present|appreciated|evident|"
+        r"(?: definitely| clearly)? (?:seen|visuali[sz]ed|identified|present|appreciated|evident|"
         r"demonstrated|visible|apparent|noted)|is no longer)(?: (?:on|in|at) (?:the |this )?(?:current|present|today's|this)"
         r"(?: \w+)?)?(?: today| currently)?(?=[.,;]|$)",
         words("resolved disappeared cleared longer not"),
@@ -123,12 +132,8 @@ PRIOR: Final = (
     Rule(
         "prior.resolved",
         Category.PRIOR,
-        r"^(?:the |a |there has been )?(?P<x>(?:(?:right|left|bilateral|bibasilar|small|mild|"
-        r"moderate|large|minimal|trace|tiny|basilar|apical|pleural|pulmonary|interstitial|vascular|"
-        r"lower|upper|middle|lobe|lung|retrocardiac|perihilar|and|basal|apicolateral|patchy|focal|"
-        r"airspace|air|space|base|alveolar|lingular|loculated) )*"
-        r"(?:effusions?|pneumothora(?:x|ces)|edema|pneumonia|consolidations?|atelectasis|"
-        r"opacit(?:y|ies)|infiltrates?|congestion|pneumomediastinum|pneumoperitoneum|opacification))"
+        rf"^(?:the |a |there has been )?(?P<x>(?![^.]*\b(?:near|partial|most|almost|large|previous)\w*\b)[^,;.]{{0,60}}?\b{FINDING_NOUN}"
+        rf"(?: (?:and|or|in|at|of) [^,;.]{{3,60}}?)?)"
         r" (?:(?:has|have|is|are) (?:now |also |since |completely |entirely |fully )*"
         r"(?:been )?(?:completely |entirely )?(?:resolved|disappeared|cleared(?: completely)?)|(?:is|are) no longer"
         r"(?: definitely| clearly)? (?:seen|visuali[sz]ed|identified|present|appreciated|evident|"
@@ -198,7 +203,7 @@ PRIOR: Final = (
     Rule(
         "prior.removed",
         Category.PRIOR,
-        r"\b(?:(?:interval|status post) (?:removal|extubation|discontinuation)|(?:has|have) "
+        r"\b(?:(?:interval|status post|there has been|there is) (?:interval )?(?:removal|extubation|discontinuation)|(?:has|have) "
         r"(?:been |since been |now been |subsequently been )?(?:removed|extubated)|"
         r"(?:was|were) (?:removed|extubated)|^(?:removal|extubation) of|no longer "
         r"(?:seen|present|visuali[sz]ed|in place))\b",
@@ -300,6 +305,14 @@ PRIOR: Final = (
         Action.REMOVE,
     ),
     Rule(
+        "prior.label",
+        Category.PRIOR,
+        r"^(?:chest )?(?:comparison|compared?)[:,.] (?=\S)",
+        words("comparison compare compared"),
+        ("Comparison, Clear lungs.", "Clear lungs."),
+        "A comparison view is normal.",
+    ),
+    Rule(
         "prior.dated-study",
         Category.PRIOR,
         rf"\b{STUDY} (?:from|of|dated|on|performed) {DATE}(?!\w)",
@@ -314,6 +327,15 @@ PRIOR: Final = (
         rf"\b(?:{EARLIER} (?:\S+ )?{STUDY}|the priors?)\b",
         _PRIOR_WORDS,
         ("Discordant the previous exam.", ""),
+        "Prior granulomatous disease.",
+        Action.REMOVE,
+    ),
+    Rule(
+        "prior.unresolved",
+        Category.PRIOR,
+        r"\b(?:prior|previous|previously|priors|earlier|comparisons?|yesterday)\b",
+        _PRIOR_WORDS | words("comparisons"),
+        ("Nodules were known previously by name.", ""),
         "Prior granulomatous disease.",
         Action.REMOVE,
     ),

@@ -45,7 +45,7 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
     (
         "increased-look",
         rf"(?<!has )(?<!have )(?<!slight )(?<!been )\b(?P<word>increased|decreased|increase|decrease)"
-        rf"(?= (?:in )?(?:the )?(?:{_LOOKS})\b(?! (?:\S+ ){{0,4}}?(?:effusions?|pneumothora\w+|edema|"
+        rf"(?= (?:in )?(?:the )?(?:{_LOOKS})\b(?! (?:\S+ ){{0,8}}?(?:effusions?|pneumothora\w+|edema|"
         r"atelectasis|consolidations?|infiltrates?|opacit\w+|opacification|congestion|nodules?|"
         r"mass|collapse)\b))",
         "Increased interstitial markings.",
@@ -69,7 +69,7 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
         r"degeneration|spine|productive|malignant|wedge|posttraumatic|post-?traumatic|structural|"
         r"vascular|sclerotic|proliferative|infectious|erosive|parenchymal|focal|postoperative|"
         r"spondylosis|osseous|airway|arthrosis|sequential|edematous|degenerate|airways|"
-        r"lung|pulmonary|pleural|apical|basilar|biapical|"
+        r"lung|pulmonary|pleural|apical|basilar|biapical|postop|thoracotomy|vertebroplasty|reticulonodular|"
         r"fatty|bronchiectatic) (?P<word>changes?)\b"
         r"(?<!interval change)(?<!interval changes)(?! (?:since|compared|from|in comparison))",
         "Degenerative changes of the spine.",
@@ -113,8 +113,8 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
     ),
     (
         "no-change-in-looks",
-        r"\b(?:hemodynamically|clinically|mechanically|in) (?P<word>stable)\b",
-        "Line in stable condition.",
+        r"\b(?:hemodynamically|clinically|mechanically) (?P<word>stable)\b",
+        "The patient is hemodynamically stable.",
     ),
 )
 """(name, expression whose group `word` is protected, example)."""

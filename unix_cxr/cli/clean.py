@@ -1,0 +1,148 @@
+"""`unix-cxr clean`: reports in, cleaned JSONL and an audit out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from unix_cxr.reports.corpus import CorpusOptions
+
+
+def clean(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT…",
+            help="JSONL, CSV, TSV, parquet, a folder of .txt, a MIMIC-CXR tree, Open-i XML.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Cleaned JSONL, one line per report.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Write this HTML page, and JSON beside it.")] = None,
+    preset: Annotated[str | None, typer.Option(help="unix (default) or conservative.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with every option.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    id_column: Annotated[str, typer.Option(help="Field that holds the id.")] = "id",
+    text_column: Annotated[str, typer.Option(help="Field that holds the report.")] = "text",
+    findings_column: Annotated[
+        str | None, typer.Option(help="Field with the findings, in the place of --text-column.")
+    ] = None,
+    impression_column: Annotated[
+        str | None, typer.Option(help="Field with the impression, in the place of --text-column.")
+    ] = None,
+    format: Annotated[  # noqa: A002 - the flag's name
+        str | None, typer.Option(help="jsonl, csv, tsv, parquet, txt, mimic or openi.")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of the input's text.")] = "utf-8",
+    explain: Annotated[
+        str | None, typer.Option(metavar="ID", help="Tell how this one report is cleaned.")
+    ] = None,
+    dedup: Annotated[
+        bool, typer.Option("--dedup", help="INPUT is cleaned JSONL: drop duplicates, keep the map.")
+    ] = False,
+    dedup_threshold: Annotated[
+        float, typer.Option(help="Least similarity of a near duplicate; 1: exact only.")
+    ] = 0.9,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+) -> None:
+    """Clean chest X-ray reports: deterministic, audited, resumable. It is no de-identifier.
+
+    A killed run goes on where it stopped when the same command is given again.
+    """
+    from unix_cxr.reports.config import CleanerConfig
+    from unix_cxr.reports.corpus import CorpusOptions
+    from unix_cxr.reports.readers import Columns
+
+    try:
+        if config is not None and preset is not None:
+            raise ValueError("give --preset or --config, not both; a config names its own preset")
+        settings = (
+            CleanerConfig.from_yaml(config)
+            if config is not None
+            else CleanerConfig.model_validate({"preset": preset or "unix"})
+        )
+        if out is None and explain is None:
+            raise ValueError("--out is needed (or --explain ID)")
+        options = CorpusOptions(
+            inputs=tuple(inputs),
+            out=out or Path("unused"),
+            config=settings,
+            columns=Columns(id_column, text_column, findings_column, impression_column),
+            file_format=format,
+            encoding=encoding,
+            workers=workers,
+            overwrite=overwrite,
+        )
+        if explain is not None:
+            _explain(options, explain)
+        elif dedup:
+            _dedup(options, dedup_threshold, as_json=json)
+        else:
+            _clean(options, audit, as_json=json)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from error
+
+
+def _clean(options: "CorpusOptions", audit: Path | None, *, as_json: bool) -> None:
+    from json import dumps
+
+    from unix_cxr.reports.audit import audit_values, write_audit
+    from unix_cxr.reports.corpus import clean_corpus
+
+    def tell(done: int) -> None:
+        typer.echo(f"\r{done:,} reports", nl=False, err=True)
+
+    statistics = clean_corpus(options, None if as_json else tell)
+    written = [options.out]
+    if audit is not None:
+        written.extend(write_audit(audit, statistics, options.config))
+    if as_json:
+        values = audit_values(statistics, options.config)
+        keys = ("reports", "status", "reasons", "rules", "categories", "masked", "guarded")
+        chosen = {key: values[key] for key in keys}
+        typer.echo(dumps({**chosen, "written": [str(path) for path in written]}))
+        return
+    status = statistics.status
+    typer.echo(
+        f"\r{statistics.reports:,} reports = {status['clean']:,} clean + {status['empty']:,} empty + "
+        f"{status['quarantined']:,} quarantined"
+    )
+    for reason, count in statistics.reasons.most_common(8):
+        typer.echo(f"  {count:,} {reason}")
+    if statistics.guarded:
+        typer.echo(f"  {statistics.guarded.total():,} sentences left as they were by the guard")
+    typer.echo("wrote " + ", ".join(str(path) for path in written))
+
+
+def _dedup(options: "CorpusOptions", threshold: float, *, as_json: bool) -> None:
+    from dataclasses import asdict
+    from json import dumps
+
+    from unix_cxr.reports.dedup import deduplicate
+
+    if len(options.inputs) != 1:
+        raise ValueError(f"--dedup takes one cleaned JSONL file, got {len(options.inputs)}")
+    if options.out.exists() and not options.overwrite:
+        raise FileExistsError(f"{options.out} exists; remove it or pass --overwrite")
+    counts = deduplicate(options.inputs[0], options.out, threshold=threshold)
+    if as_json:
+        typer.echo(dumps(asdict(counts)))
+        return
+    typer.echo(
+        f"{counts.read:,} lines = {counts.kept:,} kept + {counts.exact:,} exact and {counts.near:,} "
+        f"near duplicates + {counts.without_text:,} without text"
+    )
+    typer.echo(f"wrote {options.out}, {options.out}.map.jsonl")
+
+
+def _explain(options: "CorpusOptions", report_id: str) -> None:
+    from unix_cxr.reports.cleaner import ReportCleaner
+    from unix_cxr.reports.corpus import find_report
+    from unix_cxr.reports.explain import explain
+
+    text = find_report(options, report_id)
+    for line in explain(ReportCleaner(config=options.config), text):
+        typer.echo(line)
