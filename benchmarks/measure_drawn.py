@@ -54,38 +54,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generator = torch.Generator().manual_seed(settings.seed)
     stand_in, rest = split_groups(train, generator)
     half = RealReference(rest, held_out, classifier, settings)
-    real_sample = one_per_group(stand_in, settings.per_class, generator)
-    sets = {"real": half.measure(real_sample)}
-    say("measured the real half", started)
     whole = RealReference(train, held_out, classifier, settings)
-    sheet_rows = [Row("real (train)", pick(real_sample))]
+    logits = classify(classifier, held_out.images).logits
+    seen = {
+        "config": asdict(classifier.config),
+        "history": history,
+        "auc_on_real_split": float(auc(logits, held_out.pneumonia)),
+    }
+    sets: dict[str, DrawnNumbers] = {}
+    rows = []
+
+    def take(name: str, reference: RealReference, xrays: LabelledXrays) -> None:
+        sets[name] = reference.measure(xrays)
+        rows.append(Row(name, pick(xrays)))
+        # after each set, so that a run that is stopped leaves what it measured
+        result = {**describe_run(options, settings), "classifier": seen}
+        result["seconds"] = round(time.perf_counter() - started, 1)
+        result["sets"] = {known: describe_set(numbers) for known, numbers in sets.items()}
+        write_text(options.out, json.dumps(result, indent=1) + "\n")
+        say(f"measured {name}", started)
+
+    take("real", half, one_per_group(stand_in, settings.per_class, generator))
     if options.drawn:
-        drawn = load_drawn(options.drawn)
-        sets["drawn"] = whole.measure(drawn)
-        sheet_rows.append(Row("drawn", pick(drawn)))
-        say("measured the drawn X-rays", started)
+        take("drawn", whole, load_drawn(options.drawn))
     for name in options.cheat:
         unseen = name in HELD_OUT_CHANGES or name in WRONG_LABELS
         cheat = make_cheat(name, train, stand_in, settings.per_class)
-        sets[name] = (half if unseen else whole).measure(cheat)
-        sheet_rows.append(Row(name, pick(cheat)))
-        say(f"measured {name}", started)
-    logits = classify(classifier, held_out.images).logits
-    result = {
-        **describe_run(options, settings),
-        "classifier": {
-            "config": asdict(classifier.config),
-            "history": history,
-            "auc_on_real_split": float(auc(logits, held_out.pneumonia)),
-        },
-        "seconds": round(time.perf_counter() - started, 1),
-        "sets": {name: describe_set(numbers) for name, numbers in sets.items()},
-    }
-    write_text(options.out, json.dumps(result, indent=1) + "\n")
+        take(name, half if unseen else whole, cheat)
     say(f"wrote {options.out}", started)
     if options.sheet:
         options.sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(sheet_rows, tile=options.size).save(options.sheet)
+        contact_sheet(rows, tile=options.size).save(options.sheet)
         say(f"wrote {options.sheet}", started)
     print(table_of_cheats(sets) if options.cheat else table_of_drawn(sets))
 
