@@ -30,7 +30,7 @@ def clean(
     impression_column: Annotated[
         str | None, typer.Option(help="Field with the impression, in the place of --text-column.")
     ] = None,
-    format: Annotated[  # noqa: A002 - the flag's name
+    format: Annotated[
         str | None, typer.Option(help="jsonl, csv, tsv, parquet, txt, mimic or openi.")
     ] = None,
     encoding: Annotated[str, typer.Option(help="Encoding of the input's text.")] = "utf-8",

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from unix_cxr.reports.lexicon import PHRASES
+from unix_cxr.reports.tokens import words
 
 _OTHER: Final = """
     normal unremarkable clear enlarged enlargement intact midline low hyperinflated hyperinflation
@@ -38,9 +39,9 @@ _OTHER: Final = """
     fusion laminectomy decreased-volume hypoaeration hypoventilation hypoventilatory
     volumes-low inflation-low shallow poor suboptimal tapering pruning"""
 
-_PLACES: Final = frozenset(
+_PLACES: Final = words(
     "heart silhouette contour contours shadow size mediastinum cardiomediastinum pattern "
-    "disease failure process".split()
+    "disease failure process"
 )
 STATES: Final = frozenset(_OTHER.split()) | (
     frozenset(word for entries in PHRASES.values() for words, _ in entries for word in words[-1:])

@@ -7,10 +7,12 @@ after the mention. The word lists are ours; NegEx (Chapman 2001) gave the idea o
 import re
 from typing import Final
 
-CLAUSE_ENDS: Final = frozenset(
+from unix_cxr.reports.tokens import words
+
+CLAUSE_ENDS: Final = words(
     "; . but however although though except aside apart besides otherwise which while whereas "
-    "suggesting suggests suggestive likely reflecting representing indicating "
-    "obscuring causing because".split()
+    "suggesting suggests suggestive likely reflecting representing indicating obscuring "
+    "causing because"
 )
 """Words at which a negation stops."""
 
@@ -41,8 +43,10 @@ DENIED_AFTER: Final = re.compile(
     r" (?:seen|identified|present|visuali[sz]ed|appreciated|evident|demonstrated|noted|detected|"
     r"observed|visible|apparent|suspected|suggested|enlarged|found|there)"
     r"|absent|excluded|ruled out|(?:(?:now|completely|entirely|fully|since|nearly as) )*"
-    r"(?:resolved|disappeared)|unlikely|negative)\b(?! (?:on|in) (?:the |any |a )?(?:prior|previous|earlier|comparison))(?<!ly resolved)(?<!almost resolved)"
-    r"|^(?: \S+){0,4}? (?:has|have|is|are)(?: now| since)? (?:(?:completely|entirely|fully|totally) resolved|cleared|(?:completely|entirely) cleared)\b"
+    r"(?:resolved|disappeared)|unlikely|negative)\b(?! (?:on|in) (?:the |any |a )?(?:prior|"
+    r"previous|earlier|comparison))(?<!ly resolved)(?<!almost resolved)"
+    r"|^(?: \S+){0,4}? (?:has|have|is|are)(?: now| since)? (?:(?:completely|entirely|fully|"
+    r"totally) resolved|cleared|(?:completely|entirely) cleared)\b"
 )
 """After the mention, in its clause: the finding is denied."""
 
@@ -67,45 +71,52 @@ DOUBTED_AFTER: Final = re.compile(
 """After the mention: the finding is uncertain."""
 
 REMEMBERED_BEFORE: Final = re.compile(
-    r"^question\b|\b(?:history of|hx of|h / o|known history|prior history|evaluat(?:e|ion|ing) (?:for|of)|"
+    r"^question\b|\b(?:history of|hx of|h / o|known history|prior history|evaluat(?:e|ion|ing) "
+    r"(?:for|of)|"
     r"assess(?:ment)?(?: \w+)? for|rule out|r / o|recommend(?:ed|s)?|suggested to|follow up|"
     r"indication|reason for|clinical(?:ly)?|exclude|near(?:ly)?(?: complete)?(?:ly)? resol\w+|"
-    r"(?:partial|almost complete|incomplete) (?:resolution|clearing)|almost (?:completely )?resolved|"
-    r"(?:interval )?removal of(?=[^,]*$)|helpful|to (?:identify|evaluate|assess|exclude|confirm|document|rule out)|correlation with|patient with(?=[^,]*$)|"
-    r"(?:prior|previous|former)(?= (?:(?!(?:stud|exam|radiograph|film|imag|report|comparison)\w*\b)[^ ,]+ ?){0,3}$)|"
+    r"(?:partial|almost complete|incomplete) (?:resolution|clearing)|almost (?:completely "
+    r")?resolved|"
+    r"(?:interval )?removal of(?=[^,]*$)|helpful|to (?:identify|evaluate|assess|exclude|confirm|"
+    r"document|rule out)|correlation with|patient with(?=[^,]*$)|"
+    r"(?:prior|previous|former)(?= (?:(?!(?:stud|exam|radiograph|film|imag|report|"
+    r"comparison)\w*\b)[^ ,]+ ?){0,3}$)|"
     r"request(?:ed)?|looking for|screening for|treated for|symptoms of|signs and symptoms)\b"
 )
 """Before the mention: it speaks of the past, of a wish or of a question, and states nothing."""
 
 REMEMBERED_AFTER: Final = re.compile(
     r"^(?: \S+){0,5}? (?:(?:has|have|had|was|were)(?: since| now)? (?:been |now )*removed|"
-    r"(?:near(?:ly)?|almost|partially|mostly|largely)(?: completely| entirely)? (?:resolved|cleared)|"
-    r"removed|removal|protocol|not (?:as )?well (?:seen|visuali[sz]ed|demonstrated|appreciated)(?! on (?:the )?(?:prior|previous))|on (?:the )?(?:prior|previous)|seen (?:previously|before))\b"
+    r"(?:near(?:ly)?|almost|partially|mostly|largely)(?: completely| entirely)? (?:resolved|"
+    r"cleared)|"
+    r"removed|removal|protocol|not (?:as )?well (?:seen|visuali[sz]ed|demonstrated|"
+    r"appreciated)(?! on (?:the )?(?:prior|previous))|on (?:the )?(?:prior|previous)|seen "
+    r"(?:previously|before))\b"
 )
 """After the mention: what it names is gone or belongs to another examination."""
 
-STILL_PRESENT: Final = frozenset("prior previous previously former".split())
+STILL_PRESENT: Final = frozenset(["prior", "previous", "previously", "former"])
 """Words of the past that leave these labels standing: an old fracture is a fracture."""
 
 LASTING: Final = frozenset(("Fracture", "Support Devices", "Pleural Other"))
 
-DENIAL_WORDS: Final = frozenset(
+DENIAL_WORDS: Final = words(
     "no without neither nor never lack lacks absence absent denies negative free clear devoid "
-    "cleared rather instead not resolution resolved clearing excludes exclude ruled rule longer "
-    "failure excluded disappeared unlikely cleared".split()
+    "cleared rather instead not resolution resolved clearing excludes exclude ruled rule "
+    "longer failure excluded disappeared unlikely cleared"
 )
-DOUBT_WORDS: Final = frozenset(
+DOUBT_WORDS: Final = words(
     "may might could possible possibly question questionable questioned equivocal versus vs "
-    "concern concerning suspicious suspicion worrisome suspected exclude excluding excluded rule "
-    "ruled perhaps potential potentially differential whether if consider considered can cannot "
-    "suggest suggests suggesting suggestive r indeterminate not certain consideration "
-    "considerations possibility questions".split()
+    "concern concerning suspicious suspicion worrisome suspected exclude excluding excluded "
+    "rule ruled perhaps potential potentially differential whether if consider considered can "
+    "cannot suggest suggests suggesting suggestive r indeterminate not certain consideration "
+    "considerations possibility questions"
 )
-MEMORY_WORDS: Final = frozenset(
-    "history hx h known prior evaluate evaluation evaluating assess assessment rule r recommend "
-    "recommended recommends suggested follow indication reason clinical clinically exclude near "
-    "nearly almost partial incomplete partially mostly largely removal removed with previous "
-    "former request requested looking screening treated symptoms signs protocol previously "
-    "before question resolution well helpful correlation to".split()
+MEMORY_WORDS: Final = words(
+    "history hx h known prior evaluate evaluation evaluating assess assessment rule r "
+    "recommend recommended recommends suggested follow indication reason clinical clinically "
+    "exclude near nearly almost partial incomplete partially mostly largely removal removed "
+    "with previous former request requested looking screening treated symptoms signs protocol "
+    "previously before question resolution well helpful correlation to"
 )
 """A sentence without these words needs no search for the expressions above."""

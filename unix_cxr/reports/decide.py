@@ -100,7 +100,12 @@ class Decider:
         if decision.action == REMOVE:
             return decision
         problems = violations(sentence, decision.text)
-        return self.rescue(sentence, decision, problems) if problems else decision
+        if not problems:
+            return decision
+        if decision.category is Category.PRIOR and not facts(tokenize(sentence)):
+            # what it states without the words of the past, it states of an earlier image only
+            return Decision(REMOVE, sentence, decision.rules, decision.category)
+        return self.rescue(sentence, decision, problems)
 
     def rescue(self, sentence: str, refused: Decision, problems: tuple[str, ...]) -> Decision:
         """The safer form of a sentence whose decision the guard refused.

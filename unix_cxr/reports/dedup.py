@@ -150,7 +150,7 @@ class _Index:
     ) -> dict[str, Any] | None:
         marks = ",".join("?" * len(bands))
         query = (
-            "SELECT DISTINCT texts.id, texts.text FROM bands JOIN texts ON texts.key = bands.key "  # noqa: S608 - only question marks are inserted
+            "SELECT DISTINCT texts.id, texts.text FROM bands JOIN texts ON texts.key = bands.key "
             f"WHERE bands.band IN ({marks}) AND texts.stated = ? LIMIT {_CANDIDATES}"
         )
         best: dict[str, Any] | None = None

@@ -22,7 +22,8 @@ _PAST_NUMBER: Final = re.compile(
 )
 _NEGATION: Final = re.compile(
     r"\b(?:no|not|without|nor|never|neither|cannot|absent|absence)\b"
-    r"(?! (?:\w+ ){0,5}?(?:changed?|changes|differen\w+|longer|worsening|improvement|increase|decrease)\b)"
+    r"(?! (?:\w+ ){0,5}?(?:changed?|changes|differen\w+|longer|worsening|improvement|increase|"
+    r"decrease)\b)"
     r"(?! contrast\b)",
     re.IGNORECASE,
 )

@@ -3,32 +3,37 @@
 import re
 from typing import Final
 
+from unix_cxr.reports.tokens import words
+
 MAX_CHARACTERS: Final = 100_000
 """Longer texts are quarantined: no report is that long, and memory stays flat."""
 
 _RTF: Final = re.compile(r"^\s*\{\\rtf", re.IGNORECASE)
 _HTML: Final = re.compile(
-    r"</?(?:html|body|div|p|br|span|table|td|tr|b|i|font|head|style|script|h[1-6]|ul|li|pre)\b[^<>]{0,200}>",
+    r"</?(?:html|body|div|p|span|table|td|tr|b|i|font|head|style|script|h[1-6]|ul|li|"
+    r"pre)\b[^<>]{0,200}>",
     re.IGNORECASE,
 )
 _WORD: Final = re.compile(r"[^\W\d_]+")
-_ENGLISH: Final = frozenset(
+_ENGLISH: Final = words(
     "the of is no are and in with there or to a on at for not has right left lung lungs clear "
-    "heart normal chest pleural effusion pneumothorax size within limits acute seen which from by "
-    "this that be was were without bilateral small mild disease line tip tube stable unchanged".split()
+    "heart normal chest pleural effusion pneumothorax size within limits acute seen which "
+    "from by this that be was were without bilateral small mild disease line tip tube stable "
+    "unchanged"
 )
-_FOREIGN: Final = frozenset(
-    "le la les des du une un et est sont dans pas sur avec sans pour der die das und ist sind ein "
-    "eine nicht mit keine kein im den von el los las del una y se observa sin derrame en al por il "
-    "gli di che non della nel è lo sono con i o e os as do da dos das não sem há ao na com é het een "
-    "van geen niet zijn på og ikke med är inte och w nie jest bez oraz ve yok akciğer izlenmedi".split()
+_FOREIGN: Final = words(
+    "le la les des du une un et est sont dans pas sur avec sans pour der die das und ist sind "
+    "ein eine nicht mit keine kein im den von el los las del una y se observa sin derrame en "
+    "al por il gli di che non della nel è lo sono con i o e os as do da dos das não sem há ao "
+    "na com é het een van geen niet zijn på og ikke med är inte och w nie jest bez oraz ve "
+    "yok akciğer izlenmedi"
 )
 _FEWEST_WORDS: Final = 5
 _FOREIGN_SHARE: Final = 0.3
 
 
 def refusal(text: str) -> str:
-    """Why a text is quarantined unread, or an empty string.
+    r"""Why a text is quarantined unread, or an empty string.
 
     >>> refusal("{\\\\rtf1 The lungs are clear.}")
     'rtf'

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from unix_cxr.reports import cues
 from unix_cxr.reports.lexicon import NOT_A_MENTION, PHRASES, SEVERITIES, SIDES
 from unix_cxr.reports.records import Label
-from unix_cxr.reports.tokens import tokenize
+from unix_cxr.reports.tokens import tokenize, words
 from unix_cxr.vocabulary import FINDINGS, NO_FINDING
 
 POSITIVE: Final = "positive"
@@ -48,9 +48,8 @@ class _Mention(NamedTuple):
 _EXCLUDED: Final = {
     word: frozenset(before.split()) for before, words in NOT_A_MENTION for word in words.split()
 }
-_HEART: Final = frozenset(
-    "heart cardiac cardiopericardial cardiomediastinal mediastinum mediastinal "
-    "cardiomediastinum".split()
+_HEART: Final = words(
+    "heart cardiac cardiopericardial cardiomediastinal mediastinum mediastinal cardiomediastinum"
 )
 _HEART_SUBJECT: Final = (
     r"(?P<subject>(?:heart|cardiac|cardiopericardial)(?! and mediast)|"
@@ -70,24 +69,24 @@ _HEART_UPPER: Final = re.compile(
     r"|\b(?:top normal|upper normal|upper limits?)(?: \S+){0,4}? (?P<subject2>heart|cardiac)\b"
 )
 _HEART_NORMAL: Final = re.compile(
-    rf"\b{_HEART_SUBJECT}\b(?: (?!but\b|[;.])\S+){{0,14}}?"
+    rf"\b{_HEART_SUBJECT}\b(?: (?!but\b|[;.])\S+){{0,20}}?"
     r" (?:normal|unremarkable|not (?:\w+ )?(?:enlarged|widened))\b"
     r"|\b(?:normal|unremarkable)(?: (?!but\b|[;.])(?!lungs?\b)\S+){0,5}?"
     r" (?P<subject2>heart|cardiac|cardio ?mediastin\w+|mediastin\w+)\b"
 )
-_SIDE_AFTER: Final = frozenset(
+_SIDE_AFTER: Final = words(
     "in at of on within along involving throughout bilaterally projecting over overlying "
-    "bilateral seen".split()
+    "bilateral seen"
 )
 _BOTH_SIDES: Final = re.compile(
     r"\b(?:left|right) (?:greater|larger|more|worse|less|smaller)\b.{0,20}?\bthan\b.{0,12}?"
     r"\b(?:left|right)\b"
 )
-_CHANGE_WORDS: Final = frozenset(
-    "interval increase increased decrease decreased increasing decreasing improvement improved "
-    "improving worsening worsened worse better change changed progression progressed larger "
-    "smaller more less resolution resolving clearing reduction reduced growth enlarging higher "
-    "lower".split()
+_CHANGE_WORDS: Final = words(
+    "interval increase increased decrease decreased increasing decreasing improvement "
+    "improved improving worsening worsened worse better change changed progression progressed "
+    "larger smaller more less resolution resolving clearing reduction reduced growth "
+    "enlarging higher lower"
 )
 _LIST_BREAK: Final = re.compile(
     r", (?:(?:a|an|and|with|there is) )?(?:trace|tiny|minimal|mild|moderate|severe|stable|"
@@ -225,7 +224,7 @@ def _fact(label: str, state: str, sides: frozenset[str], severity: str | None) -
     return Fact(label, state, sides, severity)
 
 
-_CARRIES_DOUBT: Final = frozenset("suggesting suggests suggestive".split())
+_CARRIES_DOUBT: Final = frozenset(["suggesting", "suggests", "suggestive"])
 
 
 def _state(whole: str, before: str, after: str, cue: _Cues) -> str | None:
@@ -318,11 +317,11 @@ _HEART_PATTERNS: Final = (
     (
         _HEART_LARGE,
         POSITIVE,
-        frozenset("enlarged widened prominent large increased big enlargement".split()),
+        words("enlarged widened prominent large increased big enlargement"),
     ),
     (_HEART_BORDERLINE, POSITIVE, frozenset(("borderline",))),
     (_HEART_UPPER, UNCERTAIN, frozenset(("upper", "top"))),
-    (_HEART_NORMAL, NEGATIVE, frozenset("normal unremarkable not".split())),
+    (_HEART_NORMAL, NEGATIVE, frozenset(["normal", "unremarkable", "not"])),
 )
 
 

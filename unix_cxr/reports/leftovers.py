@@ -32,39 +32,47 @@ WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 EXEMPT: Final[Mapping[str, tuple[str, ...]]] = {
     "surgery or disease of the past": (
-        r"\b(?:prior|previous|previously)(?: \S+){0,4}? (?:cabg|bypass|sternotom\w+|surger\w+|surgical|"
+        r"\b(?:prior|previous|previously)(?: \S+){0,4}? (?:cabg|bypass|sternotom\w+|surger\w+|"
+        r"surgical|"
         r"operation|lobectomy|pneumonectomy|mastectomy|thoracotomy|resection|cholecystectomy|"
         r"granulomatous|histoplasmosis|granuloma\w*|tuberculosis|infection|inflammation|trauma|"
         r"fractures?|valve|replacement|radiation|vertebroplasty|kyphoplasty|fusion|arthroplasty|"
         r"chest tube|injury|transplant|repair|laminectomy|healed|wires?|clips|exposure|biopsy|"
-        r"insult|aspiration|asbestos|infarct\w*|intervention|procedure|hardware|trauma\w*|rib|gunshot|lumpectomy|shot)\b",
+        r"insult|aspiration|asbestos|infarct\w*|intervention|procedure|hardware|trauma\w*|rib|"
+        r"gunshot|lumpectomy|shot)\b",
     ),
     "a look that is no change over time": (
         r"\b(?:increased?|decreased?)(?: \S+){0,4}? (?:markings?|densit\w+|luc\w+|vascularity|"
-        r"volumes?|diameter|kyphosis|attenuation|mineralization|translucency|interstiti\w+|opacit\w+|"
+        r"volumes?|diameter|kyphosis|attenuation|mineralization|translucency|interstiti\w+|"
+        r"opacit\w+|"
         r"prominence|inspiration|aeration|space|bronchovascular|reticul\w+|radiolucency|thickness|"
         r"caliber|size|convexity|vasculature|height|inflation|lordosis|distance|expansion|airspace|"
-        r"intensity|perfusion|attenuat\w+|pulmonary)\b",
-        r"\b(?:markings?|vascularity|vasculature|volumes?|density|diameter|lucency|mineralization|size|"
+        r"intensity|fullness|focus|sclerotic|perfusion|attenuat\w+|pulmonary)\b",
+        r"\b(?:markings?|vascularity|vasculature|volumes?|density|diameter|lucency|"
+        r"mineralization|size|"
         r"interstitium|kyphosis|translucency|trachea|lungs?|caliber|space|densities)(?: \S+){0,3}? "
         r"(?:increased|decreased)\b",
     ),
     "changes that are findings": (
-        r"\b(?:degenerative|degeneration|chronic|emphysematous|fibrotic|fibrosis|arthritic|postoperative|"
-        r"postsurgical|post-surgical|post-operative|surgical|bony|cystic|bullous|interstitial|copd|age-related|"
+        r"\b(?:degenerative|degeneration|chronic|emphysematous|fibrotic|fibrosis|arthritic|"
+        r"postoperative|"
+        r"postsurgical|post-surgical|post-operative|surgical|bony|cystic|bullous|interstitial|"
+        r"copd|age-related|"
         r"osteoarthritic|atherosclerotic|granulomatous|inflammatory|endplate|skeletal|spondylitic|"
         r"spondylotic|hypertrophic|scoliotic|congestive|scarring|scar|osteophytic|radiation|"
         r"bronchitic|obstructive|arthropathic|reactive|calcific|senescent|atelectatic|disc|spine|"
         r"posttraumatic|post-traumatic|structural|vascular|sclerotic|proliferative|erosive|wedge|"
         r"parenchymal|spondylosis|osseous|airway|arthritis|airways|lung|pulmonary|pleural|apical|"
-        r"bronchiectatic|fatty|disk|degenerate|productive|postop|thoracotomy|ver\w*plasty|reticulonodular|bibasilar|basilar|infectious|infiltrative)(?:\S*)"
+        r"bronchiectatic|fatty|disk|degenerate|productive|postop|thoracotomy|ver\w*plasty|"
+        r"reticulonodular|bibasilar|basilar|infectious|infiltrative)(?:\S*)"
         r"(?: (?:and|or) \S+)? changes?\b",
         r"\bchanges (?:of|related|consistent|compatible|from|in the|are|involving|throughout|seen|"
         r"suggest\w*|at|within|noted|present|secondary|due|along|about|and|to)\b",
     ),
     "one side against the other": (
         r"\b(?:worse|increased|improved)(?: \S+)? (?:on|at|in|within|along|than|toward|involving) "
-        r"(?:the )?(?:left|right|bases?|lower|upper|mid\w*|lung|apex|apices|perihilar|basilar|both)\b",
+        r"(?:the )?(?:left|right|bases?|lower|upper|mid\w*|lung|apex|apices|perihilar|basilar|"
+        r"both)\b",
     ),
     "names": (
         r"\btumor progression\b",

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from unix_cxr.reports.tokens import words
+
 # `?Label`: no more than a doubt, however plainly stated (congestion is not yet edema).
 # Each line: phrases divided by commas. `a|b` stands for either word.
 _PHRASES: Final[dict[str, str]] = {
@@ -103,14 +105,12 @@ def _index() -> dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]]:
 PHRASES: Final = _index()
 """First word -> ((words of the phrase, labels), …), longest phrase first."""
 
-HEART: Final = frozenset(
-    "heart cardiac cardiopericardial cardiomediastinal cardiomediastinum mediastinum".split()
+HEART: Final = words(
+    "heart cardiac cardiopericardial cardiomediastinal cardiomediastinum mediastinum"
 )
 """Subjects that "enlarged" may say something of."""
 
-ENLARGED: Final = frozenset(
-    "enlarged enlargement enlarges widened widening prominent prominence".split()
-)
+ENLARGED: Final = words("enlarged enlargement enlarges widened widening prominent prominence")
 
 SIDES: Final[dict[str, tuple[str, ...]]] = {
     "left": ("left",),

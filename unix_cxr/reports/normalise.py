@@ -5,6 +5,8 @@ import re
 import unicodedata
 from typing import Final
 
+from unix_cxr.reports.tokens import words
+
 BLANK: Final = "___"
 """The one mark that stands for whatever a de-identifier took out."""
 
@@ -43,14 +45,15 @@ _SPACE_BEFORE: Final = re.compile(r"(?<=\S) +(?=[,;.](?:\s|$))")
 _GLUED: Final = re.compile(r"(?<=[a-z)])([.;])(?=[A-Z][a-z])")
 _STOPS: Final = re.compile(r"\.(?:[ ]?\.)+(?=\s|$)")
 _UNTIDY: Final = re.compile(r"[ \t][ \t]|\t|[.;][A-Z.]| [,;.]")
+_LINE_BREAK: Final = re.compile(r"<br ?/?>", re.IGNORECASE)
 _RTF_BREAK: Final = re.compile(r"\\(?:par|line|pard|tab)\b ?")
 _LIST_ITEM: Final = re.compile(r"(?:\(?\d{1,2}[.)](?!\d)|[-*•·]\s)")
 _WRAPPED_AT: Final = 45
 
-ACRONYMS: Final = frozenset(
-    "PICC SVC IVC ET ETT NG OG IJ AP PA CT MRI PET COPD CHF CABG AICD ICD ARDS ICU ECG EKG CVC CVP "
-    "LAD RCA RUL RML RLL LUL LLL RV RA LV LA IABP TIPS TAVR TAVI VP PEG GI GE AC T L C US CXR DVT "
-    "PE TB HIV II III IV NGT OGT LVAD ECMO UIP ILD".split()
+ACRONYMS: Final = words(
+    "PICC SVC IVC ET ETT NG OG IJ AP PA CT MRI PET COPD CHF CABG AICD ICD ARDS ICU ECG EKG "
+    "CVC CVP LAD RCA RUL RML RLL LUL LLL RV RA LV LA IABP TIPS TAVR TAVI VP PEG GI GE AC T L "
+    "C US CXR DVT PE TB HIV II III IV NGT OGT LVAD ECMO UIP ILD"
 )
 _LOWER: Final = re.compile(r"[a-z]+")
 _CAPS_WORD: Final = re.compile(r"[A-Za-z]+")
@@ -58,13 +61,15 @@ _SENTENCE_START: Final = re.compile(r"(^|[.!?:]\s+|\n\s*)([a-z])")
 
 
 def normalise_characters(text: str) -> str:
-    """Unicode to one form, controls dropped, entities read, every blank written as `___`.
+    r"""Unicode to one form, controls dropped, entities read, every blank written as `___`.
 
     >>> normalise_characters("No effusion\\x00 on XXXX [**2110-3-4**].")
     'No effusion on ___.'
     """
     if "&" in text:
         text = html.unescape(text)
+    if "<" in text:
+        text = _LINE_BREAK.sub("\n", text)
     if "\\" in text:
         text = _RTF_BREAK.sub("\n", text)
     if not text.isascii():
@@ -92,7 +97,7 @@ def _plain_unicode(text: str) -> str:
 
 
 def join_lines(text: str) -> str:
-    """Undo line wraps; a newline that stays is a sentence boundary.
+    r"""Undo line wraps; a newline that stays is a sentence boundary.
 
     >>> join_lines("There is a large left pleural\\neffusion.")
     'There is a large left pleural effusion.'

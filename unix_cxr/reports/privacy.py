@@ -24,37 +24,47 @@ _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     (
         "date",
         re.compile(
-            rf"\b\d{{1,2}}[/.-]\d{{1,2}}[/.-](?:\d{{4}}|\d{{2}})\b(?!\.?\d)|\b(?:19|20|21)\d\d-\d{{1,2}}-\d{{1,2}}\b"
+            rf"\b\d{{1,2}}[/.-]\d{{1,2}}[/.-](?:\d{{4}}|\d{{2}})\b(?!\.?\d)|\b(?:19|20|"
+            rf"21)\d\d-\d{{1,2}}-\d{{1,2}}\b"
             rf"|\b{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? (?:19|20|21)\d\d)?\b(?! ?(?:cm|mm))"
             rf"|\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {_MONTH},? (?:19|20|21)\d\d\b"
             rf"|\b{_MONTH},? (?:of )?(?:19|20|21)\d\d\b"
-            r"|(?<=\bon )\d{1,2}/\d{1,2}\b|(?<=\bfrom )\d{1,2}/\d{1,2}\b|(?<=\bof )\d{1,2}/\d{2,4}\b"
-            r"|(?<=\bdated )\d{1,2}/\d{1,4}\b|(?<=\bsince )\d{1,2}/\d{1,4}\b|(?<=\bin )\d{1,2}/\d{4}\b"
-            r"|(?<=\b[Ii]n )(?:19|20)\d\d\b|(?<=\b[Ss]ince )(?:19|20)\d\d\b|(?<=\bfrom )(?:19|20)\d\d\b"
+            r"|(?<=\bon )\d{1,2}/\d{1,2}\b|(?<=\bfrom )\d{1,2}/\d{1,2}\b|(?<=\bof "
+            r")\d{1,2}/\d{2,4}\b"
+            r"|(?<=\bdated )\d{1,2}/\d{1,4}\b|(?<=\bsince )\d{1,2}/\d{1,4}\b|(?<=\bin "
+            r")\d{1,2}/\d{4}\b"
+            r"|(?<=\b[Ii]n )(?:19|20)\d\d\b|(?<=\b[Ss]ince )(?:19|20)\d\d\b|(?<=\bfrom )(?:19|"
+            r"20)\d\d\b"
         ),
     ),
     (
         "time",
         re.compile(
-            r"\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp]\.?[Mm]\b\.?)?|\b\d{1,2} ?[AaPp]\.?[Mm]\b(?:\.(?=\s+[a-z]))?"
-            r"|\b\d{3,4} ?(?:hrs?|hours)\b|(?<=\b[Aa]t )[0-2]\d[0-5]\d\b(?! ?(?:mm|cm))|\b\d{3,4} ?[AaPp][Mm]\b"
+            r"\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp]\.?[Mm]\b\.?)?|\b\d{1,2} "
+            r"?[AaPp]\.?[Mm]\b(?:\.(?=\s+[a-z]))?"
+            r"|\b\d{3,4} ?(?:hrs?|hours)\b|(?<=\b[Aa]t )[0-2]\d[0-5]\d\b(?! ?(?:mm|cm))|"
+            r"\b\d{3,4} ?[AaPp][Mm]\b"
         ),
     ),
     (
         "number",
         re.compile(
-            r"\b(?:mrn|medical record(?: number)?|accession(?: number)?|acc|account|ssn|clip|unit no|"
-            r"job id|case id|patient id|pager|beeper)\b(?: ?(?:number|no\.?|#|:))*\s*(?P<keep>(?-i:[A-Z]{0,4})-?\d{3,}[\d-]*)",
+            r"\b(?:mrn|medical record(?: number)?|accession(?: number)?|acc|account|ssn|clip|"
+            r"unit no|"
+            r"job id|case id|patient id|pager|beeper)\b(?: ?(?:number|no\.?|#|"
+            r":))*\s*(?P<keep>(?-i:[A-Z]{0,4})-?\d{3,}[\d-]*)",
             re.IGNORECASE,
         ),
     ),
     (
         "name",
         re.compile(
-            r"\b(?:[Dd]r|DR|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|DOCTOR)s?\b\.?\s+(?P<keep>(?!___)[A-Z][A-Za-z'-]*\.?"
+            r"\b(?:[Dd]r|DR|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|"
+            r"DOCTOR)s?\b\.?\s+(?P<keep>(?!___)[A-Z][A-Za-z'-]*\.?"
             r"(?: [A-Z][A-Za-z'-]+){0,2})"
             r"|\b(?P<keep2>[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=,? (?:MD|M\.D|DO|RN|PA-C|NP)\b)"
-            r"|\b(?:[Bb]y|BY):? (?P<keep3>(?!Dr)[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=[.,]|$| on| at)"
+            r"|\b(?:[Bb]y|BY):? (?P<keep3>(?!Dr)[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=[.,]|$| "
+            r"on| at)"
         ),
     ),
 )
@@ -62,7 +72,8 @@ _TITLED: Final = re.compile(
     r"\b(?:dr|mr|mrs|ms|miss|prof|doctor|m\.?d|rn|np|by)s?\b", re.IGNORECASE
 )
 _DIGIT: Final = re.compile(
-    r"\d(?:\d\d|[/:-]\d| ?[AaPp]\.?[Mm]|\.\d+\.\d|[A-Za-z ]{1,9}\d{4})|[a-z]\.? \d(?=[^.\d]|\d[^.\d])(?<=[bylgptvcnre.] \d)"
+    r"\d(?:\d\d|[/:-]\d| ?[AaPp]\.?[Mm]|\.\d+\.\d|[A-Za-z ]{1,9}\d{4})|[a-z]\.? \d(?=[^.\d]|"
+    r"\d[^.\d])(?<=[bylgptvcnre.] \d)"
 )
 _RUN: Final = re.compile(r"___(?:[ \t]*[,/-]?[ \t]*___)+")
 

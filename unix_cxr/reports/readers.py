@@ -270,7 +270,7 @@ def _openi_row(name: str, data: bytes, _encoding: str) -> Row:
     if b"<!ENTITY" in data:
         return Row(name, problem="XML with entities is not read")
     try:
-        root = ET.fromstring(data)  # noqa: S314 - entities are refused above
+        root = ET.fromstring(data)
     except ET.ParseError as error:
         return Row(name, problem=f"no XML: {error}")
     identity = root.find("uId")

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from unix_cxr.reports.tokens import words
+
 FINDINGS: Final = "findings"
 IMPRESSION: Final = "impression"
 PREAMBLE: Final = "preamble"
@@ -79,9 +81,10 @@ _LINE_HEADER: Final = re.compile(
 )
 _COLON: Final = re.compile(r":")
 _NAME_START: Final = re.compile(r"(?:^|\n|[.!?;:]\s|__\s|//)\s*([^\n.!?;:]{2,64})$")
-_VIEW_WORDS: Final = frozenset(
-    "pa ap and lateral lat chest portable frontal upright supine erect radiograph radiographs view "
-    "views single two one of the x ray xray xr dx semi film films x-ray cxr 2 1 3 three in".split()
+_VIEW_WORDS: Final = words(
+    "pa ap and lateral lat chest portable frontal upright supine erect radiograph radiographs "
+    "view views single two one of the x ray xray xr dx semi film films x-ray cxr 2 1 3 three "
+    "in"
 )
 _FINAL_REPORT: Final = re.compile(r"(?:^|(?<=\n))[ \t]*FINAL REPORT[ \t]*:?[ \t]*(?=\n|$)")
 _OTHER_BODY: Final = re.compile(

@@ -3,8 +3,10 @@
 import re
 from typing import Final
 
-_ABBREVIATIONS: Final = frozenset(
-    "dr mr mrs ms prof st vs approx e.g i.e cf fig a.m p.m no r l m.d resp dept ext pt".split()
+from unix_cxr.reports.tokens import words
+
+_ABBREVIATIONS: Final = words(
+    "dr mr mrs ms prof st vs approx e.g i.e cf fig a.m p.m no r l m.d resp dept ext pt"
 )
 _END: Final = re.compile(r"""[.!?]+["')\]]*(?=\s)|\n+""")
 _LAST_WORD: Final = re.compile(r"([A-Za-z][A-Za-z.]*)$")

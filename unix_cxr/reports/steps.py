@@ -171,10 +171,7 @@ def _decide(draft: Draft, decider: Decider) -> None:
         for sentence in split_sentences(quiet_capitals(join_lines(section.body))):
             tokens = tokenize(sentence)
             decision = decider(sentence, tokens)
-            if decision.action == REWRITE:
-                found = facts(tokenize(decision.text))
-            else:
-                found = facts(tokens)
+            found = facts(tokenize(decision.text)) if decision.action == REWRITE else facts(tokens)
             draft.lines.append(Line(part, sentence, decision, found, addendum))
 
 

@@ -22,6 +22,7 @@ _A_VOWEL: Final = re.compile(r"\b([Aa])n? (?=(\w))")
 _CLOSED: Final = re.compile(r"[.!?][\"')\]]*$")
 _AND_COMMA: Final = re.compile(r"\b(and|or|but),\s+", re.IGNORECASE)
 _COMMA_AND_STOP: Final = re.compile(r"\b(and|but|or) (?=and\b|but\b|or\b)", re.IGNORECASE)
+_IS_AND: Final = re.compile(r"\b(is|are|was|were),? (?:and|but|or),? ", re.IGNORECASE)
 _THERE_IS_THE: Final = re.compile(r"^(There (?:is|are)) (?:the )?(?=\w)")
 _TWICE: Final = re.compile(
     r"\b(is|are|the|a|an|in place|in|of|with|present)( \1)+\b", re.IGNORECASE
@@ -41,6 +42,7 @@ def tidy(sentence: str) -> str:
     text = _LEADING.sub("", text)
     text = _TWICE.sub(r"\1", text)
     text = _COMMA_AND_STOP.sub("", text)
+    text = _IS_AND.sub(r"\1 ", text)
     text = _DANGLING.sub("", text)
     text = _COMMA_STOP.sub("", text)
     text = _THERE_IS_THE.sub(r"\1 ", text)
@@ -62,10 +64,8 @@ def _article(match: re.Match[str]) -> str:
     following = match.string[match.end() : match.end() + 4].lower()
     written = match.group()
     vowel = following[:1] in "aeio" or following in {"unde", "uppe", "ulce", "unus", "unch"}
-    if (
-        following.startswith(("one", "eu"))
-        or written.lower() == "an "
-        and following[:1] in "hnxumlrsf"
+    if following.startswith(("one", "eu")) or (
+        written.lower() == "an " and following[:1] in "hnxumlrsf"
     ):
         return written
     return written[0] + ("n " if vowel else " ")

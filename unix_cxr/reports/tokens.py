@@ -13,3 +13,12 @@ def tokenize(sentence: str) -> list[str]:
     ['no', '4.5', 'cm', 'mass', ';', 't', '12', 'is', 'intact', '.']
     """
     return _TOKEN.findall(sentence.lower())
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a line, as data is written here.
+
+    >>> sorted(words("left right"))
+    ['left', 'right']
+    """
+    return frozenset(text.split())

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from unix_cxr.reports.records import Category
-from unix_cxr.reports.tokens import tokenize
+from unix_cxr.reports.tokens import tokenize, words
+
+__all__ = ["Action", "Replacement", "Rule", "words"]
 
 Replacement = str | Callable[[re.Match[str]], str]
 
@@ -53,8 +55,3 @@ class Rule:
         if odd:
             raise ValueError(f"triggers of rule {self.name!r} are not single words: {sorted(odd)}")
         object.__setattr__(self, "regex", re.compile(self.pattern, re.IGNORECASE))
-
-
-def words(text: str) -> frozenset[str]:
-    """Trigger words from a line of text."""
-    return frozenset(text.split())

@@ -16,7 +16,8 @@ from unix_cxr.reports.rules.phrases import (
 
 UNIX: Final = frozenset(("unix",))
 _LIGHT: Final = (
-    r"(?:(?:interval|significant|significantly|appreciable|relevant|substantial|definite|large|major|other|overall|"
+    r"(?:(?:interval|significant|significantly|appreciable|relevant|substantial|definite|large|"
+    r"major|other|overall|"
     r"radiographic|short|marked|obvious|further|gross|material|notable|real|short-interval|"
     r"convincing|visible|certain|meaningful|essential|great|evident|important|detectable|"
     r"noticeable|clear|apparent|acute|discernible|demonstrable|particular) )*"
@@ -33,7 +34,8 @@ _CHANGED_WORDS: Final = words(
 _STEADY_WORDS: Final = words("unchanged stable constant same similar unaltered static")
 _MODIFIED: Final = (
     r"(?:(?:left|right|bilateral|bibasilar|small|mild|moderate|large|minimal|trace|tiny|basilar|"
-    r"diffuse|patchy|apical|pleural|pulmonary|interstitial|vascular|venous|severe|lower|upper|middle|"
+    r"diffuse|patchy|apical|pleural|pulmonary|interstitial|vascular|venous|severe|lower|upper|"
+    r"middle|"
     r"lobe|lung|both|multifocal|perihilar|retrocardiac|central|focal|airspace|alveolar|in|"
     r"and|sided|hazy|loculated|dense|linear|subsegmental|basal|base|the|confluent|"
     r"moderate-to-large|mid|zone|lateral|of|a|subtle|ill-defined|streaky|heterogeneous|"
@@ -51,370 +53,6 @@ def _present(match: re.Match[str]) -> str:
 def _be(match: re.Match[str]) -> str:
     verb = match.group("verb").lower()
     return "are" if verb in {"have", "are", "remain", "continue", "persist", "appear"} else "is"
-
-
-CHANGE: Final = (
-    Rule(
-        "change.no-change-in",
-        Category.PRIOR,
-        rf"^(?P<head>there(?: is| are| was| has been| have been|'s been|'s) )?(?:no|little|minimal|without|not much|minor|"
-        rf"slight|some|mild) {_LIGHT}(?:change|changes|difference)(?:,? (?:in|of|to|for|with regard to|involving)|(?= (?:right|left|no|calcified|marked|bilateral|mild|moderate|small|large))) (?:the )?"
-        rf"(?:{SIZE_OF} (?:of|in) )?(?:the )?(?=\S)",
-        words("change changes difference"),
-        (
-            "There is little change in the substantial enlargement of the cardiac silhouette.",
-            "There is substantial enlargement of the cardiac silhouette.",
-        ),
-        "No degenerative change of the spine.",
-        replacement=lambda m: "There is " if m.group("head") else " ",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.no-change-alone",
-        Category.PRIOR,
-        rf"^(?:otherwise,? |overall,? |there (?:is|are|has been|have been) |the |i see |essentially |"
-        rf"findings?:? |again |with )*(?:no|little|minimal|without)\b(?: or (?:no|minimal))? {_LIGHT}"
-        r"(?:change|changes|difference|interval)s?(?: (?:is|are) (?:seen|noted|identified|"
-        r"appreciated|detected|demonstrated|evident|present|observed))?(?: (?:since|from|to|in|is|"
-        r"are|within|of) [^;]*)?[.]?$",
-        words("change changes difference differences interval"),
-        ("No significant interval change.", ""),
-        "No interval between the ribs is widened.",
-        Action.REMOVE,
-        presets=UNIX,
-    ),
-    Rule(
-        "change.no-change-tail",
-        Category.PRIOR,
-        rf"(?:,|;| but| and)? (?:with(?:out)?|or|showing|demonstrat\w+|which shows|has|with) (?:no |little |any |minimal )?{_LIGHT}"
-        rf"(?:change|changes|difference|{CHANGE_NOUN})\b(?: (?:in|of) {SIZE_OF}(?! of))?(?=[,.;]|$)",
-        words("change changes difference") | _CHANGE_WORDS,
-        ("Mild cardiomegaly without significant interval change.", "Mild cardiomegaly."),
-        "Thoracic spine without degenerative change.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.of",
-        Category.PRIOR,
-        rf"\b(?:(?:there (?:is|are|has been|have been|appears to be|continues to be|was|remains)|with) (?P<with>))?"
-        rf"(?:an? |the |this )?{DEGREE}(?:{CHANGE_NOUN}|(?<=interval )enlargement)"
-        rf"(?: or (?:no |possible )?{CHANGE_NOUN}| and {DEGREE}{CHANGE_NOUN})? (?:in|of) (?:both |the |a |an |this |these )?"
-        rf"(?:{SIZE_OF} (?:of|and \w+ of|in) (?:the |a |an |this |both )?)?(?:prior |previous )?(?=\S)",
-        _CHANGE_WORDS,
-        ("Interval increase in the right pleural effusion.", "Right pleural effusion."),
-        "Increase in density over the left base.",
-        replacement=lambda m: _after_change(m),
-        presets=UNIX,
-    ),
-    Rule(
-        "change.are-now",
-        Category.PRIOR,
-        rf"\b(?P<verb>has|have|is|are) (?:been )?{DEGREE}{CHANGED}(?: in (?:size|extent))?"
-        r"(?:,| since \w+)? (?:and|but) (?:(?:is|are) )?(?:now|currently) (?:is |are )?(?!seen\b)",
-        _CHANGED_WORDS,
-        (
-            "Bilateral effusions have increased and are now moderate.",
-            "Bilateral effusions are moderate.",
-        ),
-        "The heart is enlarged and the lungs are clear.",
-        replacement=lambda m: f"{_be(m)} ",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.advanced-and",
-        Category.PRIOR,
-        r"\b(?:has|have)(?: been)?(?: slightly| further| subsequently| since| interval\w*| now)* (?:advanced|withdrawn|"
-        r"repositioned|pulled back|retracted|exchanged|replaced|removed|adjusted|changed|moved|placed|inserted|migrated)"
-        r"(?: (?:slightly|somewhat|further|approximately \S+ cm))?,? (?:and|with|so that) (?:the |its )?(?:tip (?:is )?)?"
-        r"(?:now |currently )?(?=(?:terminates?|ends?|lies?|projects?|is|are|in|at|courses?|overl\w+|extends?|reaches)\b)",
-        words(
-            "advanced withdrawn repositioned pulled retracted exchanged replaced adjusted changed moved placed inserted migrated"
-        ),
-        (
-            "The Dobbhoff tube has been advanced and now terminates in the stomach.",
-            "The Dobbhoff tube terminates in the stomach.",
-        ),
-        "The advanced emphysema is diffuse.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.has-been-placed",
-        Category.PRIOR,
-        r"\b(?P<verb>has|have) (?:now |also |since |subsequently |newly |interval\w* )*been (?:newly |interval\w* )?(?:placed|inserted|"
-        r"advanced|withdrawn|repositioned|exchanged|replaced|retracted|adjusted|pulled back)"
-        r"(?: (?:slightly|somewhat|in the interval|further))?(?= with\b| in\b| via\b|,|\.|;|$| and\b| through\b| on\b)",
-        words(
-            "placed inserted advanced withdrawn repositioned exchanged replaced retracted adjusted pulled"
-        ),
-        ("A right pigtail catheter has been placed.", "A right pigtail catheter is in place."),
-        "The clips were placed at surgery.",
-        replacement=lambda m: f"{_be(m)} in place",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.placement-of",
-        Category.PRIOR,
-        r"^(?:(?:there has been(?: an?)? |(?:there is |status post )?(?:the |an? )?(?=interval|new|recent))(?:(?:interval|new|recent) )*)(?:placement|insertion|"
-        r"repositioning|advancement|intubation with|exchange|replacement|withdrawal|retraction) (?:of )?(?:the |an? )?",
-        words(
-            "placement insertion repositioning advancement intubation exchange replacement withdrawal retraction"
-        ),
-        (
-            "Interval placement of a left internal jugular line.",
-            "Left internal jugular line.",
-        ),
-        "Placement of the tube is satisfactory.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.developed",
-        Category.PRIOR,
-        r"^(?:(?:the )?patient (?:has|had)|there (?:has|have)|now) (?:also |now |since |newly )*(?:developed|been (?:(?:interval|new) )*development of)"
-        r" (?:an? )?|^(?:there is |there has been )?(?:an? )?(?:(?:interval|new) )+(?:development|appearance|onset|"
-        r"emergence) of (?:an? |the )?",
-        words("developed development appearance onset emergence"),
-        ("The patient has developed a large right pneumothorax.", "Large right pneumothorax."),
-        "A well developed azygos lobe is seen.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.has-developed",
-        Category.PRIOR,
-        rf"\b(?P<verb>has|have) {DEGREE}(?:since |newly )?(?:developed|appeared|occurred|recurred|arisen)\b",
-        words("developed appeared occurred recurred arisen"),
-        ("A large right effusion has developed.", "A large right effusion is present."),
-        "The developed muscles overlie the apices.",
-        replacement=_present,
-        presets=UNIX,
-    ),
-    Rule(
-        "change.has-changed",
-        Category.PRIOR,
-        rf",? ?(?:\bwhich )?\b(?P<verb>has|have) (?:not )?{DEGREE}(?:been |become )?{DEGREE}(?:not )?(?:{CHANGED}|"
-        r"become (?:more|less) \w+|resolved|worse)(?: (?:slightly|somewhat|significantly|markedly|substantially|minimally|"
-        rf"considerably|appreciably|mildly|in the interval|moderately))*(?: in {SIZE_OF})?(?: bilaterally| overall)?"
-        r"(?: and (?:slightly )?(?:\w+ly )?(?:increased|decreased|improved|worsened|progressed))?",
-        _CHANGED_WORDS | words("become resolved worse"),
-        (
-            "The right pleural effusion has slightly decreased.",
-            "The right pleural effusion is present.",
-        ),
-        "Enlarged heart.",
-        replacement=lambda m: "" if "which" in m.group().lower() else _present(m),
-        presets=UNIX,
-    ),
-    Rule(
-        "change.remains-steady",
-        Category.PRIOR,
-        rf"(?<!there )\b(?P<verb>is|are|remains?|appears?|was|were|has been|have been)(?: (?:also|again|still|to be|all|both))* {DEGREE}(?:in )?"
-        rf"{STEADY}\b(?!-)(?: (?:and|or) {STEADY}| in appearance)?(?: (?:(?:in|with respect to|with) (?:the )?)?(?:{SIZE_OF}|radiographic appearance))?"
-        r"(?: (?:and|but)(?! (?:there|the|no)\b) (?P<rest>(?:is |are )?))?"
-        r"(?:(?<=[a-z]) bilaterally)?",
-        _STEADY_WORDS,
-        ("Small left pleural effusion is unchanged.", "Small left pleural effusion is present."),
-        "The patient has stable-appearing bones.",
-        replacement=lambda m: _steady(m),
-        presets=UNIX,
-    ),
-    Rule(
-        "change.in-same-position",
-        Category.PRIOR,
-        r"\b(?:in|at|with) (?:an? |the )?(?:grossly |essentially |relatively )?(?:unchanged|stable|similar|same|constant|satisfactory unchanged) "
-        r"(?:and satisfactory )?(?:standard )?(?:positions?|locations?|appearance|configuration|placement|alignment|course|level|size|extent|distribution)",
-        _STEADY_WORDS,
-        ("Left subclavian line in unchanged position.", "Left subclavian line in place."),
-        "Left subclavian line in standard position.",
-        replacement=lambda m: "in place" if re.search("posi|loca|plac", m.group(), re.I) else " ",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.steady-tail",
-        Category.PRIOR,
-        rf"(?:,|;| but| and| -|, which (?:is|are|appears?|has|have)|, (?:but|and)) (?:(?:is|are|appears?|again|also|remains?) )*{DEGREE}(?:{STEADY}(?: to {DEGREE}{CHANGED})?|"
-        rf"{CHANGED}|worse|better|larger|smaller|worsening|improving|increasing|decreasing|resolving|progressing|more so|new|"
-        rf"persistent|more (?:prominent|conspicuous|extensive|pronounced)|less (?:prominent|conspicuous|extensive|pronounced))"
-        rf"(?: in (?:the )?(?:{SIZE_OF}|interval))?(?: bilaterally| overall| today)?(?=[,.;]|$| and (?:likely|may)\b)",
-        _STEADY_WORDS
-        | _CHANGED_WORDS
-        | words(
-            "worse better larger smaller worsening improving increasing decreasing resolving progressing more new persistent less"
-        ),
-        ("Small left effusion, unchanged.", "Small left effusion."),
-        "Bibasilar atelectasis, worse on the left.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.not-changed",
-        Category.PRIOR,
-        r"(?:,|;| and| but)? ?(?:(?:which )?(?:has|have|is|are) )?\bnot (?:been )?(?:significantly |substantially |appreciably |"
-        r"markedly |much |definitely |really |greatly |grossly )*changed\b(?: in \w+)?",
-        words("changed"),
-        (
-            "Mild left basilar atelectasis, not significantly changed.",
-            "Mild left basilar atelectasis.",
-        ),
-        "Not a degenerative change.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.is-changed",
-        Category.PRIOR,
-        rf"\b(?P<subject>{FINDING_NOUN}(?: (?:at|in|of|on) (?:the )?(?:\w+ ){{1,3}}?)?) ?\b(?P<verb>is|are|appears?|was|were) (?:also |again )?{DEGREE}"
-        rf"(?:{CHANGED}|worse|better|larger|smaller|worsening|improving|increasing|decreasing|resolving|progressing|new|"
-        rf"persistent|(?:more|less) (?:prominent|conspicuous|extensive|pronounced|apparent|evident|well seen))"
-        rf"(?: in {SIZE_OF})?(?= ?[,.;]|$| and\b| with\b| but\b)",
-        _CHANGED_WORDS
-        | words(
-            "worse better larger smaller worsening improving increasing decreasing resolving progressing more new persistent less"
-        ),
-        ("Right effusion is larger.", "Right effusion is present."),
-        "The right hemidiaphragm is elevated.",
-        replacement=lambda m: m.group("subject").rstrip() + _present(m),
-        presets=UNIX,
-    ),
-    Rule(
-        "change.remains",
-        Category.PRIOR,
-        r"\b(?P<verb>remains?|continues? to be|continues? to (?:show|demonstrate)|continues? to have|continues? to|stays?)\b(?! of)"
-        r"(?: (?:to be|present|essentially|grossly|relatively|largely)(?= \w))?",
-        words("remains remain continues continue stay stays"),
-        ("The heart remains enlarged.", "The heart is enlarged."),
-        "The remainder of the lungs is clear.",
-        replacement=lambda m: _remain(m),
-        presets=UNIX,
-    ),
-    Rule(
-        "change.persists",
-        Category.PRIOR,
-        r"\b(?P<verb>persists?)\b|\b(?P<verb2>is|are) (?:still )?(?:persistent|unchanging)(?=[,.;]|$)",
-        words("persists persist persistent unchanging"),
-        ("Mild pulmonary edema persists.", "Mild pulmonary edema is present."),
-        "Persisting left superior vena cava anomaly.",
-        replacement=lambda m: (
-            " are present"
-            if (m.group("verb") or m.group("verb2")).lower() in {"persist", "are"}
-            else " is present"
-        ),
-        presets=UNIX,
-    ),
-    Rule(
-        "change.again-seen-is",
-        Category.PRIOR,
-        rf"^(?:(?:there (?:is|are|has been) )?re-?demonstration(?: without {_LIGHT}change)? (?:of|in)|(?:re-?demonstrated|re-?identified)(?: again)?(?: is| are)?|(?:once )?again,? (?:(?:seen|noted|demonstrated|identified|visuali[sz]ed|evident|present|"
-        r"appreciated|shown|observed)(?: (?:is|are))?|there (?:is|are)|we see)|stable (?:appearance|position|positioning|configuration|size) of|unchanged (?:appearance|position|positioning|size|configuration) of|"
-        r"(?:there (?:is|are) )?(?:unchanged|similar|stable) (?:appearance|position|positioning|extent|size|configuration|degree|amount) (?:of|to)|once again,?|again,?)"
-        r" (?:an? |the )?",
-        words("redemonstrated reidentified redemonstration re again stable unchanged similar"),
-        ("Again seen is a right chest tube.", "Right chest tube."),
-        "Fixation hardware is intact.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.again",
-        Category.PRIOR,
-        r",? ?\b(?:once again|again|re-?demonstrated|still|as well as before)\b(?: (?:re-?demonstrated))?(?!-)",
-        words("again redemonstrated still re"),
-        ("Right upper lobe opacity is again noted.", "Right upper lobe opacity is noted."),
-        "The tube abuts against the wall of the carina.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.no-new",
-        Category.PRIOR,
-        r"\b(?P<no>no|without|nor|or|any|not any)(?: (?P<adjective>definite|significant|evidence of|convincing|other|obvious|acute or|large|evidence of any|other|suspicious|definitive))? "
-        r"(?:new|newly developed|recurrent|interval)(?:,| or(?: (?:worsening|enlarging|progressive|increasing|acute|suspicious|evolving))?| and)?"
-        r"(?: (?:worsening|enlarging|evolving))? (?=\S)",
-        words("new newly recurrent interval"),
-        ("No new focal consolidation.", "No focal consolidation."),
-        "No old or new disease.",
-        replacement=lambda m: f"{m.group('no')} {m.group('adjective') or ''} ",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.newly",
-        Category.PRIOR,
-        r"\b(?:newly(?:[- ](?:placed|inserted|developed|apparent|visualized|seen|noted))?|interval(?:ly)? (?:placed|inserted|developed|development of)|recently (?:placed|inserted)|now|currently|today|at this time|at the present time|presently|at present)\b,? ?",
-        words("newly interval intervally recently now currently today time presently present"),
-        (
-            "Newly placed Dobbhoff tube terminates in the stomach.",
-            "Dobbhoff tube terminates in the stomach.",
-        ),
-        "Normal time of inspiration.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.adjective-pair",
-        Category.PRIOR,
-        rf"(?<!-)\b{DEGREE}(?:persistent|persisting|continued|stable|unchanged|new|worsening|worsened|improving|improved|"
-        r"increasing|increased|decreasing|decreased|progressive|chronic stable)(?:,| but| and|, but| yet| or|/| to)? "
-        rf"{DEGREE}(?:persistent|stable|unchanged|new|worsening|worsened|improving|improved|increasing|increased|decreasing|"
-        r"decreased|resolving|enlarging|progressive) (?=\S)",
-        words(
-            "persistent persisting continued stable unchanged new worsening worsened improving improved increasing increased decreasing decreased progressive chronic"
-        ),
-        ("Persistent but improved left retrocardiac opacity.", "Left retrocardiac opacity."),
-        "Dense but small nodule.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.steady-adjective",
-        Category.PRIOR,
-        r"(?<!-)\b(?:(?:grossly|essentially|relatively|largely|overall|otherwise|currently|generally) )?(?:stable|unchanged|persistent|persisting|continued|continuing|ongoing|similar|unaltered)"
-        r"(?! (?:to|from|with|in|of)\b)(?:/|(?:,? (?:and|but|,)| appearing| in (?:appearance|size) of| appearance of)? )(?=[a-z_\d])",
-        words(
-            "stable unchanged persistent persisting continued continuing ongoing similar unaltered"
-        ),
-        ("Stable mild cardiomegaly.", "Mild cardiomegaly."),
-        "Both sides have similar-sized breasts.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.new-adjective",
-        Category.PRIOR,
-        rf"\b(?:{DEGREE}(?:new|worsening|worsened|improving|improved|enlarging|increasing|decreasing|progressive|progressing|evolving|resolving|clearing|recurrent|interval))"
-        r"(?: since|,| and| or| but| of)? (?:(?:new|worsening|improving|increasing|interval|increase in|decrease in|of) )*(?=[a-z_\d])",
-        words(
-            "new worsening worsened improving improved enlarging increasing decreasing progressive progressing evolving resolving clearing recurrent interval"
-        ),
-        ("There is a new left lower lobe opacity.", "There is a left lower lobe opacity."),
-        "No new or old disease.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.increasing-finding",
-        Category.PRIOR,
-        rf"\b{DEGREE}(?:increasing|decreasing|increased|decreased|diminished|diminishing|reduced)(?: in (?:the )?size of(?: the)?)?,? (?:size of (?:the )?)?"
-        rf"(?={_MODIFIED}{FINDING_NOUN}\b)",
-        words("increasing decreasing increased decreased diminished diminishing reduced"),
-        (
-            "There is increasing right lower lobe consolidation.",
-            "There is right lower lobe consolidation.",
-        ),
-        "Increased lucency of the upper lobes.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.steady-in-size",
-        Category.PRIOR,
-        rf",? ?(?<!in )\b{STEADY} in (?:the )?{SIZE_OF}",
-        _STEADY_WORDS,
-        (
-            "Sternotomy wires unchanged in position, one of them broken.",
-            "Sternotomy wires, one of them broken.",
-        ),
-        "Mild scoliosis in stable-appearing bones.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.left-over",
-        Category.PRIOR,
-        rf",? ?\b(?:{DEGREE}(?:unchanged|(?<!-)stable(?!-)|in the interval|interval change|interval))(?=[,.;]|$)",
-        words("unchanged stable interval"),
-        ("Mild scoliosis unchanged.", "Mild scoliosis."),
-        "The fracture line is stable-appearing on both views.",
-        presets=UNIX,
-    ),
-)
 
 
 def _after_change(match: re.Match[str]) -> str:
@@ -439,3 +77,444 @@ def _steady(match: re.Match[str]) -> str:
     if match.group("rest") is not None:
         return "are " if plural else "is "
     return "are present" if plural else "is present"
+
+
+CHANGE: Final = (
+    Rule(
+        "change.no-change-in",
+        Category.PRIOR,
+        r"^(?P<head>there(?: is| are| was| has been| have been|'s been|'s) )?(?:no|little|"
+        r"minimal|without|not much|minor|"
+        rf"slight|some|mild) {_LIGHT}(?:change|changes|difference)(?:,? (?:in|of|to|for|with "
+        r"regard to|involving)|(?= (?:right|left|no|calcified|marked|bilateral|mild|moderate|"
+        r"small|large))) (?:the )?"
+        rf"(?:{SIZE_OF} (?:of|in) )?(?:the )?(?=\S)",
+        words("change changes difference"),
+        (
+            "There is little change in the substantial enlargement of the cardiac silhouette.",
+            "There is substantial enlargement of the cardiac silhouette.",
+        ),
+        "No degenerative change of the spine.",
+        replacement=lambda m: "There is " if m.group("head") else " ",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.no-change-alone",
+        Category.PRIOR,
+        r"^(?:otherwise,? |overall,? |there (?:is|are|has been|have been) |the |i see |"
+        r"essentially |"
+        r"findings?:? |again |with )*(?:no|little|minimal|without)\b(?: or (?:no|minimal))? "
+        rf"{_LIGHT}"
+        r"(?:change|changes|difference|interval)s?(?: (?:is|are) (?:seen|noted|identified|"
+        r"appreciated|detected|demonstrated|evident|present|observed))?(?: (?:since|from|to|in|is|"
+        r"are|within|of) [^;]*)?[.]?$",
+        words("change changes difference differences interval"),
+        ("No significant interval change.", ""),
+        "No interval between the ribs is widened.",
+        Action.REMOVE,
+        presets=UNIX,
+    ),
+    Rule(
+        "change.no-change-tail",
+        Category.PRIOR,
+        r"(?:,|;| but| and)? (?:with(?:out)?|or|showing|demonstrat\w+|which shows|has|with) "
+        rf"(?:no |little |any |minimal )?{_LIGHT}"
+        rf"(?:change|changes|difference|{CHANGE_NOUN})\b(?: (?:in|of) {SIZE_OF}(?! "
+        r"of))?(?=[,.;]|$)",
+        words("change changes difference") | _CHANGE_WORDS,
+        ("Mild cardiomegaly without significant interval change.", "Mild cardiomegaly."),
+        "Thoracic spine without degenerative change.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.of",
+        Category.PRIOR,
+        r"\b(?:(?:there (?:is|are|has been|have been|appears to be|continues to be|was|"
+        r"remains)|with) (?P<with>))?"
+        rf"(?:an? |the |this )?{DEGREE}(?:{CHANGE_NOUN}|(?<=interval )enlargement)"
+        rf"(?: or (?:no |possible )?{CHANGE_NOUN}| and {DEGREE}{CHANGE_NOUN})? (?:in|of) "
+        r"(?:both |the |a |an |this |these )?"
+        rf"(?:{SIZE_OF} (?:of|and \w+ of|in) (?:the |a |an |this |both )?)?(?:prior |previous "
+        r")?(?=\S)",
+        _CHANGE_WORDS,
+        ("Interval increase in the right pleural effusion.", "Right pleural effusion."),
+        "Increase in density over the left base.",
+        replacement=_after_change,
+        presets=UNIX,
+    ),
+    Rule(
+        "change.advanced-and",
+        Category.PRIOR,
+        r"\b(?:has|have)(?: been)?(?: slightly| further| subsequently| since| interval\w*| "
+        r"now)* (?:advanced|withdrawn|"
+        r"repositioned|pulled back|retracted|exchanged|replaced|removed|adjusted|changed|moved|"
+        r"placed|inserted|migrated)"
+        r"(?: (?:slightly|somewhat|further|approximately \S+ cm))?,? (?:and|with|so that) "
+        r"(?:the |its )?(?:tip (?:is )?)?"
+        r"(?:now |currently )?(?=(?:terminates?|ends?|lies?|projects?|is|are|in|at|courses?|"
+        r"overl\w+|extends?|reaches)\b)",
+        words(
+            "advanced withdrawn repositioned pulled retracted exchanged replaced adjusted "
+            "changed moved placed inserted migrated"
+        ),
+        (
+            "The Dobbhoff tube has been advanced and now terminates in the stomach.",
+            "The Dobbhoff tube terminates in the stomach.",
+        ),
+        "The advanced emphysema is diffuse.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.are-now",
+        Category.PRIOR,
+        rf"\b(?P<verb>has|have|is|are) (?:been )?{DEGREE}{CHANGED}(?: in (?:size|extent))?"
+        r"(?:,| since \w+)? (?:and|but) (?:(?:is|are) )?(?:now|currently) (?:is |are )?(?!seen\b)",
+        _CHANGED_WORDS,
+        (
+            "Bilateral effusions have increased and are now moderate.",
+            "Bilateral effusions are moderate.",
+        ),
+        "The heart is enlarged and the lungs are clear.",
+        replacement=lambda m: f"{_be(m)} ",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.has-been-placed",
+        Category.PRIOR,
+        r"\b(?P<verb>has|have) (?:now |also |since |subsequently |newly |interval\w* )*been "
+        r"(?:newly |interval\w* )?(?:placed|inserted|"
+        r"advanced|withdrawn|repositioned|exchanged|replaced|retracted|adjusted|pulled back)"
+        r"(?: (?:slightly|somewhat|in the interval|further))?(?= with\b| in\b| via\b|,|\.|;|$| "
+        r"and\b| through\b| on\b)",
+        words(
+            "placed inserted advanced withdrawn repositioned exchanged replaced retracted "
+            "adjusted pulled"
+        ),
+        ("A right pigtail catheter has been placed.", "A right pigtail catheter is in place."),
+        "The clips were placed at surgery.",
+        replacement=lambda m: f"{_be(m)} in place",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.placement-of",
+        Category.PRIOR,
+        r"^(?:(?:there has been(?: an?)? |(?:there is |status post )?(?:the |an? )?(?=interval|"
+        r"new|recent))(?:(?:interval|new|recent) )*)(?:placement|insertion|"
+        r"repositioning|advancement|intubation with|exchange|replacement|withdrawal|retraction) "
+        r"(?:of )?(?:the |an? )?",
+        words(
+            "placement insertion repositioning advancement intubation exchange replacement "
+            "withdrawal retraction"
+        ),
+        (
+            "Interval placement of a left internal jugular line.",
+            "Left internal jugular line.",
+        ),
+        "Placement of the tube is satisfactory.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.developed",
+        Category.PRIOR,
+        r"^(?:(?:the )?patient (?:has|had)|there (?:has|have)|now) (?:also |now |since |newly "
+        r")*(?:developed|been (?:(?:interval|new) )*development of)"
+        r" (?:an? )?|^(?:there is |there has been )?(?:an? )?(?:(?:interval|new) "
+        r")+(?:development|appearance|onset|"
+        r"emergence) of (?:an? |the )?",
+        words("developed development appearance onset emergence"),
+        ("The patient has developed a large right pneumothorax.", "Large right pneumothorax."),
+        "A well developed azygos lobe is seen.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.has-developed",
+        Category.PRIOR,
+        rf"\b(?P<verb>has|have) {DEGREE}(?:since |newly )?(?:developed|appeared|occurred|"
+        r"recurred|arisen)\b",
+        words("developed appeared occurred recurred arisen"),
+        ("A large right effusion has developed.", "A large right effusion is present."),
+        "The developed muscles overlie the apices.",
+        replacement=_present,
+        presets=UNIX,
+    ),
+    Rule(
+        "change.has-changed",
+        Category.PRIOR,
+        rf",? ?(?:\bwhich )?\b(?P<verb>has|have) (?:not )?{DEGREE}(?:been |become "
+        rf")?{DEGREE}(?:not )?(?:{CHANGED}|"
+        r"become (?:more|less) \w+|resolved|worse)(?: (?:slightly|somewhat|significantly|"
+        r"markedly|substantially|minimally|"
+        rf"considerably|appreciably|mildly|in the interval|moderately))*(?: in {SIZE_OF})?(?: "
+        r"bilaterally| overall)?"
+        r"(?: and (?:slightly )?(?:\w+ly )?(?:increased|decreased|improved|worsened|progressed))?",
+        _CHANGED_WORDS | words("become resolved worse"),
+        (
+            "The right pleural effusion has slightly decreased.",
+            "The right pleural effusion is present.",
+        ),
+        "Enlarged heart.",
+        replacement=lambda m: "" if "which" in m.group().lower() else _present(m),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.remains-steady",
+        Category.PRIOR,
+        r"(?<!there )\b(?P<verb>is|are|remains?|appears?|was|were|has been|have been)(?: "
+        rf"(?:also|again|still|to be|all|both))* {DEGREE}(?:in )?"
+        rf"{STEADY}\b(?!-)(?: (?:and|or) {STEADY}| in appearance)?(?: (?:(?:in|with respect to|"
+        rf"with) (?:the )?)?(?:{SIZE_OF}|radiographic appearance))?"
+        r"(?: (?:and|but)(?! (?:there|the|no)\b) (?P<rest>(?:is |are )?))?"
+        r"(?:(?<=[a-z]) bilaterally)?",
+        _STEADY_WORDS,
+        ("Small left pleural effusion is unchanged.", "Small left pleural effusion is present."),
+        "The patient has stable-appearing bones.",
+        replacement=_steady,
+        presets=UNIX,
+    ),
+    Rule(
+        "change.in-same-position",
+        Category.PRIOR,
+        r"\b(?:in|at|with) (?:an? |the )?(?:grossly |essentially |relatively )?(?:unchanged|"
+        r"stable|similar|same|constant|satisfactory unchanged) "
+        r"(?:and satisfactory )?(?:standard )?(?:positions?|locations?|appearance|configuration|"
+        r"placement|alignment|course|level|size|extent|distribution)",
+        _STEADY_WORDS,
+        ("Left subclavian line in unchanged position.", "Left subclavian line in place."),
+        "Left subclavian line in standard position.",
+        replacement=lambda m: "in place" if re.search("posi|loca|plac", m.group(), re.I) else " ",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.steady-tail",
+        Category.PRIOR,
+        r"(?:,|;| but| and| -|, which (?:is|are|appears?|has|have)|, (?:but|and)) (?:(?:is|are|"
+        rf"appears?|again|also|remains?) )*{DEGREE}(?:{STEADY}(?: to {DEGREE}{CHANGED})?|"
+        rf"{CHANGED}|worse|better|larger|smaller|worsening|improving|increasing|decreasing|"
+        r"resolving|progressing|more so|new|"
+        r"persistent|more (?:prominent|conspicuous|extensive|pronounced)|less (?:prominent|"
+        r"conspicuous|extensive|pronounced))"
+        rf"(?: in (?:the )?(?:{SIZE_OF}|interval))?(?: bilaterally| overall| today)?(?=[,.;]|$| "
+        r"and (?:likely|may)\b)",
+        _STEADY_WORDS
+        | _CHANGED_WORDS
+        | words(
+            "worse better larger smaller worsening improving increasing decreasing resolving "
+            "progressing more new persistent less"
+        ),
+        ("Small left effusion, unchanged.", "Small left effusion."),
+        "Bibasilar atelectasis, worse on the left.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.not-changed",
+        Category.PRIOR,
+        r"(?:,|;| and| but)? ?(?:(?:which )?(?:has|have|is|are) )?\bnot (?:been "
+        r")?(?:significantly |substantially |appreciably |"
+        r"markedly |much |definitely |really |greatly |grossly )*changed\b(?: in \w+)?",
+        words("changed"),
+        (
+            "Mild left basilar atelectasis, not significantly changed.",
+            "Mild left basilar atelectasis.",
+        ),
+        "Not a degenerative change.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.is-changed",
+        Category.PRIOR,
+        rf"\b(?P<subject>{FINDING_NOUN}(?: (?:at|in|of|on) (?:the )?(?:\w+ ){{1,3}}?)?) "
+        rf"?\b(?P<verb>is|are|appears?|was|were) (?:also |again )?{DEGREE}"
+        rf"(?:{CHANGED}|worse|better|larger|smaller|worsening|improving|increasing|decreasing|"
+        r"resolving|progressing|new|"
+        r"persistent|(?:more|less) (?:prominent|conspicuous|extensive|pronounced|apparent|"
+        r"evident|well seen))"
+        rf"(?: in {SIZE_OF})?(?= ?[,.;]|$| and\b| with\b| but\b)",
+        _CHANGED_WORDS
+        | words(
+            "worse better larger smaller worsening improving increasing decreasing resolving "
+            "progressing more new persistent less"
+        ),
+        ("Right effusion is larger.", "Right effusion is present."),
+        "The right hemidiaphragm is elevated.",
+        replacement=lambda m: m.group("subject").rstrip() + _present(m),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.remains",
+        Category.PRIOR,
+        r"\b(?P<verb>remains?|continues? to be|continues? to (?:show|demonstrate)|continues? to "
+        r"have|continues? to|stays?)\b(?! of)"
+        r"(?: (?:to be|present|essentially|grossly|relatively|largely)(?= \w))?",
+        words("remains remain continues continue stay stays"),
+        ("The heart remains enlarged.", "The heart is enlarged."),
+        "The remainder of the lungs is clear.",
+        replacement=_remain,
+        presets=UNIX,
+    ),
+    Rule(
+        "change.persists",
+        Category.PRIOR,
+        r"\b(?P<verb>persists?)\b|\b(?P<verb2>is|are) (?:still )?(?:persistent|"
+        r"unchanging)(?=[,.;]|$)",
+        words("persists persist persistent unchanging"),
+        ("Mild pulmonary edema persists.", "Mild pulmonary edema is present."),
+        "Persisting left superior vena cava anomaly.",
+        replacement=lambda m: (
+            " are present"
+            if (m.group("verb") or m.group("verb2")).lower() in {"persist", "are"}
+            else " is present"
+        ),
+        presets=UNIX,
+    ),
+    Rule(
+        "change.again-seen-is",
+        Category.PRIOR,
+        rf"^(?:(?:there (?:is|are|has been) )?re-?demonstration(?: without {_LIGHT}change)? "
+        r"(?:of|in)|(?:re-?demonstrated|re-?identified)(?: again)?(?: is| are)?|(?:once "
+        r")?again,? (?:(?:seen|noted|demonstrated|identified|visuali[sz]ed|evident|present|"
+        r"appreciated|shown|observed)(?: (?:is|are))?|there (?:is|are)|we see)|stable "
+        r"(?:appearance|position|positioning|configuration|size) of|unchanged (?:appearance|"
+        r"position|positioning|size|configuration) of|"
+        r"(?:there (?:is|are) )?(?:unchanged|similar|stable) (?:appearance|position|positioning|"
+        r"extent|size|configuration|degree|amount) (?:of|to)|once again,?|again,?)"
+        r" (?:an? |the )?",
+        words("redemonstrated reidentified redemonstration re again stable unchanged similar"),
+        ("Again seen is a right chest tube.", "Right chest tube."),
+        "Fixation hardware is intact.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.again",
+        Category.PRIOR,
+        r",? ?\b(?:once again|again|re-?demonstrated|still|as well as before)\b(?: "
+        r"(?:re-?demonstrated))?(?!-)",
+        words("again redemonstrated still re"),
+        ("Right upper lobe opacity is again noted.", "Right upper lobe opacity is noted."),
+        "The tube abuts against the wall of the carina.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.no-new",
+        Category.PRIOR,
+        r"\b(?P<no>no|without|nor|or|any|not any)(?: (?P<adjective>definite|significant|"
+        r"evidence of|convincing|other|obvious|acute or|large|evidence of any|other|suspicious|"
+        r"definitive))? "
+        r"(?:new|newly developed|recurrent|interval)(?:,| or(?: (?:worsening|enlarging|"
+        r"progressive|increasing|acute|suspicious|evolving))?| and)?"
+        r"(?: (?:worsening|enlarging|evolving))? (?=\S)",
+        words("new newly recurrent interval"),
+        ("No new focal consolidation.", "No focal consolidation."),
+        "No old or new disease.",
+        replacement=lambda m: f"{m.group('no')} {m.group('adjective') or ''} ",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.newly",
+        Category.PRIOR,
+        r"\b(?:newly(?:[- ](?:placed|inserted|developed|apparent|visualized|seen|noted))?|"
+        r"interval(?:ly)? (?:placed|inserted|developed|development of)|recently (?:placed|"
+        r"inserted)|now|currently|today|at this time|at the present time|presently|at "
+        r"present)\b,? ?",
+        words("newly interval intervally recently now currently today time presently present"),
+        (
+            "Newly placed Dobbhoff tube terminates in the stomach.",
+            "Dobbhoff tube terminates in the stomach.",
+        ),
+        "Normal time of inspiration.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.adjective-pair",
+        Category.PRIOR,
+        rf"(?<!-)\b{DEGREE}(?:persistent|persisting|continued|stable|unchanged|new|worsening|"
+        r"worsened|improving|improved|"
+        r"increasing|increased|decreasing|decreased|progressive|chronic stable)(?:,| but| and|, "
+        r"but| yet| or|/| to)? "
+        rf"{DEGREE}(?:persistent|stable|unchanged|new|worsening|worsened|improving|improved|"
+        r"increasing|increased|decreasing|"
+        r"decreased|resolving|enlarging|progressive) (?=\S)",
+        words(
+            "persistent persisting continued stable unchanged new worsening worsened improving "
+            "improved increasing increased decreasing decreased progressive chronic"
+        ),
+        ("Persistent but improved left retrocardiac opacity.", "Left retrocardiac opacity."),
+        "Dense but small nodule.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.steady-adjective",
+        Category.PRIOR,
+        r"(?<!-)\b(?:(?:grossly|essentially|relatively|largely|overall|otherwise|currently|"
+        r"generally) )?(?:stable|unchanged|persistent|persisting|continued|continuing|ongoing|"
+        r"similar|unaltered)"
+        r"(?! (?:to|from|with|in|of)\b)(?:/|(?:,? (?:and|but|,)| appearing| in (?:appearance|"
+        r"size) of| appearance of)? )(?=[a-z_\d])",
+        words(
+            "stable unchanged persistent persisting continued continuing ongoing similar unaltered"
+        ),
+        ("Stable mild cardiomegaly.", "Mild cardiomegaly."),
+        "Both sides have similar-sized breasts.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.new-adjective",
+        Category.PRIOR,
+        rf"\b(?:{DEGREE}(?:new|worsening|worsened|improving|improved|enlarging|increasing|"
+        r"decreasing|progressive|progressing|evolving|resolving|clearing|recurrent|interval))"
+        r"(?: since|,| and| or| but| of)? (?:(?:new|worsening|improving|increasing|interval|"
+        r"increase in|decrease in|of) )*(?=[a-z_\d])",
+        words(
+            "new worsening worsened improving improved enlarging increasing decreasing "
+            "progressive progressing evolving resolving clearing recurrent interval"
+        ),
+        ("There is a new left lower lobe opacity.", "There is a left lower lobe opacity."),
+        "No new or old disease.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.increasing-finding",
+        Category.PRIOR,
+        rf"\b{DEGREE}(?:increasing|decreasing|increased|decreased|diminished|diminishing|"
+        r"reduced)(?: in (?:the )?size of(?: the)?)?,? (?:size of (?:the )?)?"
+        rf"(?={_MODIFIED}{FINDING_NOUN}\b)",
+        words("increasing decreasing increased decreased diminished diminishing reduced"),
+        (
+            "Increased right lower lobe consolidation.",
+            "Right lower lobe consolidation.",
+        ),
+        "Increased lucency of the upper lobes.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.no-change-word",
+        Category.PRIOR,
+        rf",? (?:no|little|without) {_LIGHT}(?:interval )?changes?(?=[.,;]|$)|\bno "
+        rf"{_LIGHT}changes?,? (?=no\b)",
+        words("change changes"),
+        ("Mild fullness of the left hilum, no change.", "Mild fullness of the left hilum."),
+        "Chronic change.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.steady-in-size",
+        Category.PRIOR,
+        rf",? ?(?<!in )\b{STEADY} in (?:the )?{SIZE_OF}",
+        _STEADY_WORDS,
+        (
+            "Sternotomy wires unchanged in position, one of them broken.",
+            "Sternotomy wires, one of them broken.",
+        ),
+        "Mild scoliosis in stable-appearing bones.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.left-over",
+        Category.PRIOR,
+        rf",? ?\b(?:{DEGREE}(?:unchanged|(?<!-)stable(?!-)|in the interval|interval change|"
+        r"interval))(?=[,.;]|$)",
+        words("unchanged stable interval"),
+        ("Mild scoliosis unchanged.", "Mild scoliosis."),
+        "The fracture line is stable-appearing on both views.",
+        presets=UNIX,
+    ),
+)

@@ -36,7 +36,8 @@ COMMUNICATION: Final = (
         "communication.told-tail",
         Category.COMMUNICATION,
         rf"(?:[,;:.]|\s-|\s\()\s*(?:and |as |a |these |this |the |all |above |critical |"
-        rf"findings? |results? |information |which |that |preliminary |it |impression |(?:\w+ ){1, 5}?(?=(?:was|were|has|have) ))*"
+        r"findings? |results? |information |which |that |preliminary |it |impression |(?:\w+ "
+        rf"){{1,5}}?(?=(?:was|were|has|have) ))*"
         rf"(?:(?:was|were|is|are|has been|have been) )?(?:\w+ly )?{_TOLD}\b"
         rf"(?=[^;]*?\b{_PEOPLE})[^;]*$",
         _TOLD_WORDS,
@@ -76,7 +77,8 @@ COMMUNICATION: Final = (
     Rule(
         "communication.doctor",
         Category.COMMUNICATION,
-        r"\b(?:dr|drs|doctors?)\b\.? (?:___|(?-i:[A-Z]))|\bthank you\b|\bm\.?d\.? (?:was|on|by|at)\b",
+        r"\b(?:dr|drs|doctors?)\b\.? (?:___|(?-i:[A-Z]))|\bthank you\b|\bm\.?d\.? (?:was|on|by|"
+        r"at)\b",
         words("dr drs doctor doctors thank md d"),
         ("Dr. ___ requested this examination.", ""),
         "The drain ends in the right pleural space.",
@@ -89,8 +91,10 @@ RECOMMENDATION: Final = (
         "recommendation.tail",
         Category.RECOMMENDATION,
         rf"(?:[,;]|\s-|\s\()\s*(?:and |but |for which |therefore |thus |so )*"
-        rf"(?:(?:[^,;]{{0,60}}?\b(?:(?:is|are|be) )?(?:again )?(?:recommended|advised|suggested|warranted|requested|required))|"
-        rf"(?:would |we |i |please |strongly )*(?:recommend|suggest|advise|consider|correlate)(?:ed|ing)?\b"
+        rf"(?:(?:[^,;]{{0,60}}?\b(?:(?:is|are|be) )?(?:again )?(?:recommended|advised|suggested|"
+        r"warranted|requested|required))|"
+        r"(?:would |we |i |please |strongly )*(?:recommend|suggest|advise|consider|"
+        r"correlate)(?:ed|ing)?\b"
         rf"(?=[^,;]*\b{_LOOKED_AT}|[^,;]*\b(?:by|advanc\w+|retract\w+|withdraw\w+|reposition\w+)\b)"
         rf"|(?:clinical(?:ly)? )?correlat(?:e|ion)\b)[^;]*?(?=[.;]?$)",
         words(
@@ -106,16 +110,21 @@ RECOMMENDATION: Final = (
     Rule(
         "recommendation.should",
         Category.RECOMMENDATION,
-        r"(?:,? (?:and|which|that|but|this))? (?:should|could|can|may|would|might|needs? to|will|must)"
-        r"(?: also| then| probably| either)? (?:be )?(?:(?:further|better|more fully|additionally) )?"
-        r"(?:(?:evaluated|assessed|characterized|followed(?! into)|imaged|correlated|confirmed|withdrawn|"
+        r"(?:,? (?:and|which|that|but|this))? (?:should|could|can|may|would|might|needs? to|"
+        r"will|must)"
+        r"(?: also| then| probably| either)? (?:be )?(?:(?:further|better|more fully|"
+        r"additionally) )?"
+        r"(?:(?:evaluated|assessed|characterized|followed(?! into)|imaged|correlated|confirmed|"
+        r"withdrawn|"
         r"retracted|advanced|repositioned|pulled back|investigated|delineated|repeated|reassessed|"
-        r"obtained|performed|re-?evaluated|monitored|helpful|useful|beneficial|of use|considered (?:for|to)|"
+        r"obtained|performed|re-?evaluated|monitored|helpful|useful|beneficial|of use|"
+        r"considered (?:for|to)|"
         r"documented|clarified|removed)\b|follow[- ]?up)[^;]*?(?=[.;]?$)",
         words(
             "evaluated assessed characterized followed imaged correlated confirmed withdrawn "
             "retracted advanced repositioned pulled investigated delineated repeated reassessed "
-            "obtained performed reevaluated monitored helpful useful beneficial considered follow followup "
+            "obtained performed reevaluated monitored helpful useful beneficial considered "
+            "follow followup "
             "of documented clarified removed re"
         ),
         (
@@ -142,16 +151,22 @@ RECOMMENDATION: Final = (
     Rule(
         "recommendation.advice",
         Category.RECOMMENDATION,
-        rf"\b(?:(?:is|are|be|was|were|also|strongly|again|correlation|evaluation|ct|follow-up) recommended\b|recommended(?=\.?$| (?:for|to|in|after|when|with|on|if|as|at|by)\b)|recommend(?:s|ations?|ing)?\b|^recommended\b|(?:is|are|be) (?:advised|suggested|advisable|"
+        r"\b(?:(?:is|are|be|was|were|also|strongly|again|correlation|evaluation|ct|follow-up) "
+        r"recommended\b|recommended(?=\.?$| (?:for|to|in|after|when|with|on|if|as|at|by)\b)|"
+        r"recommend(?:s|ations?|ing)?\b|^recommended\b|(?:is|are|be) (?:advised|suggested|"
+        r"advisable|"
         rf"warranted|requested|indicated|needed|necessary|required)\b|"
         rf"^(?:please |would |we |may |also |clinical |also )*(?:suggest|consider|advise|correlate|"
         rf"obtain|repeat|follow|attention|continued|further|withdraw|advance|retract|reposition|"
         rf"clinical(?:ly)?)\b(?=.*\b{_LOOKED_AT}|.*\bby\b)|^(?:clinical )?correlat\w+|"
-        rf"attention (?:on|to|at) (?:\w+ )?(?:follow|next)|further evaluat\w+ (?:with|by|could|can)|"
-        rf"(?:may|might|could|would|can) (?:also )?be (?:helpful|useful|obtained|performed|reasonable|"
+        r"attention (?:on|to|at) (?:\w+ )?(?:follow|next)|further evaluat\w+ (?:with|by|could|"
+        r"can)|"
+        r"(?:may|might|could|would|can) (?:also )?be (?:helpful|useful|obtained|performed|"
+        r"reasonable|"
         rf"considered for|of (?:use|help|value|benefit)|beneficial|repeated)|"
         rf"if (?:clinical|there is|symptoms|concern|further|indicated|warranted|needed|desired|"
-        rf"patient|persistent|the clinical)\b.*\b(?:{_LOOKED_AT})|follow[- ]?up (?:{STUDY}|to|is|in|"
+        rf"patient|persistent|the clinical)\b.*\b(?:{_LOOKED_AT})|follow[- ]?up (?:{STUDY}|to|"
+        r"is|in|"
         rf"with|as|until|after|by|chest|recommended|examination|ct|pa)|"
         rf"correlat(?:e|ion) (?:with|to|for|is))",
         words(
@@ -159,7 +174,8 @@ RECOMMENDATION: Final = (
             "suggested advisable warranted requested indicated needed necessary required suggest "
             "consider advise correlate obtain repeat follow attention continued further withdraw "
             "advance retract reposition clinical clinically correlation correlated helpful useful "
-            "obtained performed reasonable considered of beneficial repeated if followup evaluation evaluate "
+            "obtained performed reasonable considered of beneficial repeated if followup "
+            "evaluation evaluate "
             "evaluated correlating correlates followed"
         ),
         ("Consider CT for further evaluation.", ""),
@@ -170,7 +186,8 @@ RECOMMENDATION: Final = (
 
 _VIEW: Final = (
     r"(?:(?:a|an|the|one|two|three|single|1|2|3|___|supine|semi-?erect|semi-?upright|upright|erect|"
-    r"portable|ap|pa|frontal|lateral|lat|and|/|,|bedside|mobile|standing|sitting|digital|additional|"
+    r"portable|ap|pa|frontal|lateral|lat|and|/|,|bedside|mobile|standing|sitting|digital|"
+    r"additional|"
     r"this|these|submitted|provided|available|current|dual-energy|radiographic|posteroanterior|"
     r"anteroposterior|semi|chest|decubitus|lordotic|oblique|repeat|initial|dedicated|conventional|"
     r"pa/lateral|ap/lateral|\d+) ?)*"
@@ -179,7 +196,8 @@ _VIEW: Final = (
     r"(?: and (?:upper )?abdomen)?)?"
 )
 _SHOWS: Final = (
-    r"(?:again )?(?:demonstrates?|shows?|reveals?|displays?|depicts?|exhibits?|(?:is|are) notable for|"
+    r"(?:again )?(?:demonstrates?|shows?|reveals?|displays?|depicts?|exhibits?|(?:is|are) "
+    r"notable for|"
     r"(?:is|are) remarkable for|demonstrated|showed|revealed|showing|demonstrating)(?: that)?"
 )
 _VIEW_WORDS: Final = words(
@@ -191,7 +209,8 @@ TECHNIQUE: Final = (
     Rule(
         "technique.technical-factors",
         Category.TECHNIQUE,
-        r"^(?:considering|given|allowing for|accounting for) (?:the )?(?:differences? in )?(?:technical (?:factors|differences)|technique),? ",
+        r"^(?:considering|given|allowing for|accounting for) (?:the )?(?:differences? in "
+        r")?technical (?:factors|differences),? ",
         words("considering given allowing accounting"),
         ("Considering technical factors the heart size is normal.", "The heart size is normal."),
         "Given the kyphosis the heart is normal.",
@@ -208,11 +227,14 @@ TECHNIQUE: Final = (
     Rule(
         "technique.on-view",
         Category.TECHNIQUE,
-        r",? ?\(?(?:\b(?:best |better |only |well |also |just |faintly )*(?:(?:seen|visualized|appreciated|"
-        r"identified|noted|demonstrated|visible|evident|apparent) )?)?\b(?:on|in|by) (?:the |this |a |"
+        r",? ?\(?(?:\b(?:best |better |only |well |also |just |faintly )*(?:(?:seen|visualized|"
+        r"appreciated|"
+        r"identified|noted|demonstrated|visible|evident|apparent) )?)?\b(?:on|in|by) (?:the |"
+        r"this |a |"
         r"both |these |single )?(?:lateral|frontal|pa|ap|current|portable|today's|present|ap/pa|"
         r"lordotic|oblique|supine)(?:,? ?(?:and|or) (?:the )?(?:lateral|frontal|pa|ap))?"
-        r"(?: chest)? (?:views?|projections?|radiographs?|films?|images?|exam\w*|stud(?:y|ies)|x-?rays?)"
+        r"(?: chest)? (?:views?|projections?|radiographs?|films?|images?|exam\w*|stud(?:y|ies)|"
+        r"x-?rays?)"
         r"\)?(?: only| alone)?,?",
         _VIEW_WORDS,
         (
@@ -233,8 +255,10 @@ TECHNIQUE: Final = (
     Rule(
         "technique.limited-by",
         Category.TECHNIQUE,
-        rf"^(?:(?:the |this )?(?:{_VIEW}|evaluation|assessment|exam|interpretation)(?: of [^,;]+?)? (?:is|are|was|remains) "
-        r"(?:\w+ )?(?:limited|degraded|suboptimal|compromised|limited in)(?: by| due to| secondary to|"
+        rf"^(?:(?:the |this )?(?:{_VIEW}|evaluation|assessment|exam|interpretation)(?: of "
+        r"[^,;]+?)? (?:is|are|was|remains) "
+        r"(?:\w+ )?(?:limited|degraded|suboptimal|compromised|limited in)(?: by| due to| "
+        r"secondary to|"
         r" because of| given)|limited (?:exam|examination|study|evaluation|film)(?: due to| by|"
         r" secondary to| because of)) (?:the )?(?=.*\b(?:volumes?|opaci|effusion|atelect|edema|"
         r"consolid))",
@@ -245,8 +269,10 @@ TECHNIQUE: Final = (
     Rule(
         "technique.views",
         Category.TECHNIQUE,
-        rf"^(?:(?:the )?(?:exam\w*|study|technique) (?:consists of|includes|is composed of|comprises) .*"
-        rf"|(?:there (?:is|are) )?{_VIEW}(?:,? (?:and|with) {_VIEW})?(?:,? (?:(?:was|were|is|are) )?(?:\w+ )?(?:obtained|provided|"
+        r"^(?:(?:the )?(?:exam\w*|study|technique) (?:consists of|includes|is composed of|"
+        r"comprises) .*"
+        rf"|(?:there (?:is|are) )?{_VIEW}(?:,? (?:and|with) {_VIEW})?(?:,? (?:(?:was|were|is|"
+        r"are) )?(?:\w+ )?(?:obtained|provided|"
         r"performed|submitted|acquired|available|presented|reviewed|taken|received|interpreted|"
         r"evaluated|done|made|limited|repeated|compared|with)\b.*)?"
         r"|(?:chest|portable|ap|pa|cxr|upright|supine)[,:;]? (?:\(?(?:single|one|two|portable|ap|"
@@ -263,7 +289,8 @@ TECHNIQUE: Final = (
         "technique.header-line",
         Category.TECHNIQUE,
         rf"^(?:{_VIEW}|(?:(?:ap|pa|portable|frontal|upright|supine|and|lateral|semi-erect) )*chest)"
-        r"[^:;]{0,80}\b(?:compared|comparison|___|am|pm|view|views|portable|single|hours?)\b[^:;]{0,60}:$",
+        r"[^:;]{0,80}\b(?:compared|comparison|___|am|pm|view|views|portable|single|"
+        r"hours?)\b[^:;]{0,60}:$",
         words("compared comparison ___ am pm view views portable single hour hours"),
         ("AP chest compared to ___:", ""),
         "Chest tube on the left: no pneumothorax.",
@@ -272,10 +299,12 @@ TECHNIQUE: Final = (
     Rule(
         "technique.rotated",
         Category.TECHNIQUE,
-        r"\b(?:patient|study|exam\w*|image|film|radiograph|positioning|view)\b.{0,40}\b(?:is|are|was|"
+        r"\b(?:patient|study|exam\w*|image|film|radiograph|positioning|view)\b.{0,40}\b(?:is|"
+        r"are|was|"
         r"were|slightly|mildly|markedly)\b.{0,15}\brotat\w+|\brotated (?:positioning|patient|film|"
         r"radiograph|view|study)|\bpatient (?:rotation|motion|positioning)\b|^rotat(?:ed|ion)\b"
-        r"|\b(?:lordotic|kyphotic|semi-?erect|apical lordotic) (?:positioning|position|technique|view|patient)\b",
+        r"|\b(?:lordotic|kyphotic|semi-?erect|apical lordotic) (?:positioning|position|"
+        r"technique|view|patient)\b",
         words("rotated rotation motion positioning lordotic kyphotic semi semierect apical"),
         ("The patient is rotated to the right.", ""),
         "The mediastinum is shifted to the right.",
@@ -285,12 +314,17 @@ TECHNIQUE: Final = (
         "technique.quality",
         Category.TECHNIQUE,
         r"\b(?:field of view|collimated|collimation|under-?penetrat\w*|over-?penetrat\w*|"
-        r"under-?exposed|over-?exposed|(?:film|radiographic|low|poor) exposure|penetration|excluded from|not included|"
+        r"under-?exposed|over-?exposed|(?:film|radiographic|low|poor) exposure|penetration|"
+        r"excluded from|not included|"
         r"(?:is|are) excluded|incompletely imaged|cut off|off the (?:film|edge|image)|"
-        r"technically (?:limited|adequate|suboptimal)|technical factors|(?:study|exam\w*|film|image|"
-        r"evaluation|assessment|radiograph|detail|quality|sensitivity)s? (?:of .{0,40} )?(?:is|are|was|remains) "
-        r"(?:\w+ )?(?:limited|degraded|suboptimal|compromised|of limited|adequate|obscured|technically|"
-        r"rotated|difficult)|(?:limited|suboptimal) (?:study|exam\w*|evaluation|film|assessment|quality)|"
+        r"technically (?:limited|adequate|suboptimal)|technical factors|(?:study|exam\w*|film|"
+        r"image|"
+        r"evaluation|assessment|radiograph|detail|quality|sensitivity)s? (?:of .{0,40} )?(?:is|"
+        r"are|was|remains) "
+        r"(?:\w+ )?(?:limited|degraded|suboptimal|compromised|of limited|adequate|obscured|"
+        r"technically|"
+        r"rotated|difficult)|(?:limited|suboptimal) (?:study|exam\w*|evaluation|film|assessment|"
+        r"quality)|"
         r"(?:was|were) (?:obtained|acquired|performed) (?:with|at|in|for|using|while)|"
         r"(?:was|were) performed|for evaluation of|large body habitus)",
         words(
@@ -338,9 +372,11 @@ HISTORY: Final = (
     Rule(
         "history.known",
         Category.HISTORY,
-        r"^(?:(?:the |this )?(?:patient|pt)(?: has| had| with| is known)?(?: a| an)?(?: known| prior| "
+        r"^(?:(?:the |this )?(?:patient|pt)(?: has| had| with| is known)?(?: a| an)?(?: known| "
+        r"prior| "
         r"remote| past)? (?:history|hx)\b|(?:(?:clinical|past|medical|prior|known|remote|smoking|"
-        r"surgical|patient|with|a) )*(?:history|hx)\b|(?:patient|pt) (?:presents|presented|complains|reports|"
+        r"surgical|patient|with|a) )*(?:history|hx)\b|(?:patient|pt) (?:presents|presented|"
+        r"complains|reports|"
         r"complaining|presenting)|(?:presents|presenting|presented|complains) with\b|"
         r"(?:reason|indication)\b|h/o\b|(?:clinical|medical) (?:indication|information|data|"
         r"concern|condition))",
@@ -358,7 +394,8 @@ HISTORY: Final = (
         r"^(?:please )?(?:evaluate|eval|assess|rule[- ]?out|r/o|exclude|query|question(?: of)?|"
         r"looking for|confirm|check)\b|^evaluation (?:of|for)\b",
         words(
-            "evaluate eval assess rule r ruleout exclude query question looking confirm check evaluation"
+            "evaluate eval assess rule r ruleout exclude query question looking confirm check "
+            "evaluation"
         ),
         ("Evaluate for pneumonia.", ""),
         "A question mark shaped catheter loop is seen.",
@@ -383,7 +420,8 @@ ADMINISTRATIVE: Final = (
         words(
             "electronically digitally dictated transcribed signed approved verified interpreted "
             "reported reviewed read voice speech transcription transcriptionist typographical "
-            "dragon personally viewed examined agree agrees agreed concur concurs concurred end job "
+            "dragon personally viewed examined agree agrees agreed concur concurs concurred end "
+            "job "
             "accession attending resident report copy see above page clip medical mrn "
             "preliminary addendum specified discrepancy discrepant"
         ),

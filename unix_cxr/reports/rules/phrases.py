@@ -18,7 +18,8 @@ EARLIER: Final = (
     r"outside|yesterday's|today's|priors|previously|before)"
 )
 WHEN: Final = (
-    rf"(?: ?,? ?(?:of|from|dated|on|performed|obtained|done|taken|at|in|and|earlier|to|date)? ?{DATE}"
+    r"(?: ?,? ?(?:of|from|dated|on|performed|obtained|done|taken|at|in|and|earlier|to|date)? "
+    rf"?{DATE}"
     r"(?: at ___)?)*"
 )
 THE_PRIOR: Final = (

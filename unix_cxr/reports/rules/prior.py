@@ -18,7 +18,8 @@ from unix_cxr.reports.rules.phrases import (
 
 UNIX: Final = frozenset(("unix",))
 _COMPARED: Final = (
-    r"(?:(?:as|when|if) )?(?:compar(?:ed|ing|ison)|in comparison|by comparison|in correlation|relative|"
+    r"(?:(?:as|when|if) )?(?:compar(?:ed|ing|ison)|in comparison|by comparison|in correlation|"
+    r"relative|"
     r"(?:in )?reference|referring|correlat(?:ed|ing|ion)|with respect|comparison (?:is|was) made)"
     r"(?: is made| made)? (?:to|with)"
 )
@@ -59,7 +60,8 @@ PRIOR: Final = (
         "prior.none-available",
         Category.PRIOR,
         r"\b(?:no|without|not)\b.{0,40}\b(?:prior|previous|comparison|old|earlier)s?\b.{0,60}"
-        r"\b(?:availab\w+|comparison|provided|correlation)|^(?:no|without) (?:prior|previous|comparison|"
+        r"\b(?:availab\w+|comparison|provided|correlation)|^(?:no|without) (?:prior|previous|"
+        r"comparison|"
         r"old|earlier) ?(?:[\w-]+ )*(?:studies|study|exams?|examinations?|films?|images?|imaging|"
         r"radiographs?|comparisons?|x-rays?)?\.?$ ",
         _PRIOR_WORDS,
@@ -79,7 +81,8 @@ PRIOR: Final = (
     Rule(
         "prior.statement",
         Category.PRIOR,
-        rf"^(?:the )?(?:comparison|compared?|correlation)\b(?: (?:is|was|made|studies|study|made with|"
+        r"^(?:the )?(?:comparison|compared?|correlation)\b(?: (?:is|was|made|studies|study|"
+        r"made with|"
         rf"with|to|radiographs?|films?|exams?|examinations?|chest))*:? ?(?:{THE_PRIOR}|none|"
         r"not available|unavailable)?(?: (?:for|is|was) [\w ]*)?[.:]?$",
         _COMPARED_WORDS | words("compare none"),
@@ -90,7 +93,8 @@ PRIOR: Final = (
     Rule(
         "prior.compared-leading",
         Category.PRIOR,
-        rf"^(?:again )?{_COMPARED} {THE_PRIOR}[^,:;]{{0,40}}?(?:[,:;] ?(?:(?:\d{{4}}|___)(?: at ___)?, )?|"
+        rf"^(?:again )?{_COMPARED} {THE_PRIOR}[^,:;]{{0,40}}?(?:[,:;] ?(?:(?:\d{{4}}|___)(?: at "
+        r"___)?, )?|"
         r" (?=there (?:is|are|has|have)\b))",
         _COMPARED_WORDS,
         (
@@ -104,7 +108,8 @@ PRIOR: Final = (
         Category.PRIOR,
         rf",? ?\(?\b(?:which is |as |and )?(?:{DEGREE}(?:improved|worse|better|increased|decreased|"
         r"unchanged|stable|similar|larger|smaller|new|worsened|progressed|"
-        rf"more (?:prominent|conspicuous)|less (?:prominent|conspicuous)) (?:\w+ )?)?{_COMPARED} {THE_PRIOR}"
+        r"more (?:prominent|conspicuous)|less (?:prominent|conspicuous)) (?:\w+ "
+        rf")?)?{_COMPARED} {THE_PRIOR}"
         r"\)?(?: (?:and|but) (?=\.|$))?",
         _COMPARED_WORDS,
         ("Mild cardiomegaly compared to the prior film.", "Mild cardiomegaly."),
@@ -115,10 +120,13 @@ PRIOR: Final = (
         Category.PRIOR,
         rf"^(?:the |a |there is |there has been )?(?:previously {_SEEN}|previous|prior|{STUDY})"
         rf"(?: (?:on|from) {THE_PRIOR})? (?P<x>[^,;.]+?)"
-        r" (?:(?:has|have|is|are|appears? to have) (?:now |also |since |completely |entirely |fully |"
-        r"apparently )*(?:been )?(?:completely |entirely )?(?:resolved|disappeared|cleared)|(?:is|are) (?:no longer|not)"
+        r" (?:(?:has|have|is|are|appears? to have) (?:now |also |since |completely |entirely |"
+        r"fully |"
+        r"apparently )*(?:been )?(?:completely |entirely )?(?:resolved|disappeared|cleared)|"
+        r"(?:is|are) (?:no longer|not)"
         r"(?: definitely| clearly)? (?:seen|visuali[sz]ed|identified|present|appreciated|evident|"
-        r"demonstrated|visible|apparent|noted)|is no longer)(?: (?:on|in|at) (?:the |this )?(?:current|present|today's|this)"
+        r"demonstrated|visible|apparent|noted)|is no longer)(?: (?:on|in|at) (?:the |this "
+        r")?(?:current|present|today's|this)"
         r"(?: \w+)?)?(?: today| currently)?(?=[.,;]|$)",
         words("resolved disappeared cleared longer not"),
         (
@@ -132,10 +140,12 @@ PRIOR: Final = (
     Rule(
         "prior.resolved",
         Category.PRIOR,
-        rf"^(?:the |a |there has been )?(?P<x>(?![^.]*\b(?:near|partial|most|almost|large|previous)\w*\b)[^,;.]{{0,60}}?\b{FINDING_NOUN}"
+        r"^(?:the |a |there has been )?(?P<x>(?![^.]*\b(?:near|partial|most|almost|large|"
+        rf"previous)\w*\b)[^,;.]{{0,60}}?\b{FINDING_NOUN}"
         rf"(?: (?:and|or|in|at|of) [^,;.]{{3,60}}?)?)"
         r" (?:(?:has|have|is|are) (?:now |also |since |completely |entirely |fully )*"
-        r"(?:been )?(?:completely |entirely )?(?:resolved|disappeared|cleared(?: completely)?)|(?:is|are) no longer"
+        r"(?:been )?(?:completely |entirely )?(?:resolved|disappeared|cleared(?: completely)?)|"
+        r"(?:is|are) no longer"
         r"(?: definitely| clearly)? (?:seen|visuali[sz]ed|identified|present|appreciated|evident|"
         r"demonstrated|visible|apparent|noted))(?: in the interval| since (?:the )?(?:prior|"
         r"previous)[^,.;]*)?(?=[.,;]|$)",
@@ -169,8 +179,10 @@ PRIOR: Final = (
     Rule(
         "prior.no-longer",
         Category.PRIOR,
-        r"\b(?P<verb>(?:is|are)) no longer (?:any |an? |evidence of )?(?=(?:\S+ ){0,3}?(?:effusions?|"
-        r"pneumothora(?:x|ces)|edema|pneumonia|consolidations?|atelectasis|opacit\w+|infiltrates?|congestion)\b)",
+        r"\b(?P<verb>(?:is|are)) no longer (?:any |an? |evidence of )?(?=(?:\S+ "
+        r"){0,3}?(?:effusions?|"
+        r"pneumothora(?:x|ces)|edema|pneumonia|consolidations?|atelectasis|opacit\w+|"
+        r"infiltrates?|congestion)\b)",
         words("longer"),
         ("There is no longer a pneumothorax.", "There is no pneumothorax."),
         "The catheter is no longer than 5 cm.",
@@ -180,8 +192,10 @@ PRIOR: Final = (
     Rule(
         "prior.nearly-resolved",
         Category.PRIOR,
-        r"\b(?:near(?:ly)?|almost|partial(?:ly)?|incomplete(?:ly)?|mostly|largely|essentially|virtually|substantial(?:ly)?)"
-        r"(?:[- ](?:complete(?:ly)?|entire(?:ly)?|total(?:ly)?))? (?:interval )?(?:resolved|resolution|clearing|cleared)\b",
+        r"\b(?:near(?:ly)?|almost|partial(?:ly)?|incomplete(?:ly)?|mostly|largely|essentially|"
+        r"virtually|substantial(?:ly)?)"
+        r"(?:[- ](?:complete(?:ly)?|entire(?:ly)?|total(?:ly)?))? (?:interval )?(?:resolved|"
+        r"resolution|clearing|cleared)\b",
         words("resolved resolution clearing cleared"),
         ("The effusion has nearly resolved.", ""),
         "The effusion is nearly as large as the lung.",
@@ -191,7 +205,8 @@ PRIOR: Final = (
     Rule(
         "prior.removed-and",
         Category.PRIOR,
-        r"^[^,;]*?\b(?:has|have) (?:been |since been |now been )?(?:removed|extubated|withdrawn and removed),? "
+        r"^[^,;]*?\b(?:has|have) (?:been |since been |now been )?(?:removed|extubated|withdrawn "
+        r"and removed),? "
         r"(?:and|while|but|with) (?:there is )?",
         words("removed extubated"),
         (
@@ -203,7 +218,8 @@ PRIOR: Final = (
     Rule(
         "prior.removed",
         Category.PRIOR,
-        r"\b(?:(?:interval|status post|there has been|there is) (?:interval )?(?:removal|extubation|discontinuation)|(?:has|have) "
+        r"\b(?:(?:interval|status post|there has been|there is) (?:interval )?(?:removal|"
+        r"extubation|discontinuation)|(?:has|have) "
         r"(?:been |since been |now been |subsequently been )?(?:removed|extubated)|"
         r"(?:was|were) (?:removed|extubated)|^(?:removal|extubation) of|no longer "
         r"(?:seen|present|visuali[sz]ed|in place))\b",
@@ -215,11 +231,16 @@ PRIOR: Final = (
     Rule(
         "prior.previous-value",
         Category.PRIOR,
-        rf"(?:,|;)? ?\(?(?:(?:as )?(?:which (?:was )?)?(?:previously|formerly|earlier)(?: (?:measured|measuring|at|approximately|about))* {_VALUE}"
-        rf"|(?:{DEGREE}(?:increased|decreased|grown|up|down|changed|larger|smaller|enlarged) (?:from|than)|compared (?:to|with)|versus|vs\.?|from|(?:which )?(?:previously )?(?:measured|was)) (?:approximately )?"
-        rf"{_VALUE}(?: (?:previously|before|earlier)| (?:on|in|from|at) {THE_PRIOR})?(?=[,.;)]|$))\)?",
+        r"(?:,|;)? ?\(?(?:(?:as )?(?:which (?:was )?)?(?:previously|formerly|earlier)(?: "
+        rf"(?:measured|measuring|at|approximately|about))* {_VALUE}"
+        rf"|(?:{DEGREE}(?:increased|decreased|grown|up|down|changed|larger|smaller|enlarged) "
+        r"(?:from|than)|compared (?:to|with)|versus|vs\.?|from|(?:which )?(?:previously "
+        r")?(?:measured|was)) (?:approximately )?"
+        rf"{_VALUE}(?: (?:previously|before|earlier)| (?:on|in|from|at) {THE_PRIOR})?(?=[,.;)]|"
+        r"$))\)?",
         words(
-            "previously formerly earlier compared versus vs increased decreased grown up down changed from measured was larger smaller enlarged"
+            "previously formerly earlier compared versus vs increased decreased grown up down "
+            "changed from measured was larger smaller enlarged"
         ),
         (
             "Nodule measures 12 mm, previously 9 mm.",
@@ -238,11 +259,15 @@ PRIOR: Final = (
     Rule(
         "prior.as-before",
         Category.PRIOR,
-        rf",? ?\(?\b(?:(?:{DEGREE}(?:unchanged|stable|similar|worse|better|improved|increased|decreased|larger|"
-        r"smaller|greater|less|more)(?: \w+)? )?(?:as|than|to|from|since|on|with|in|like|versus|vs|over|at the time of) "
-        rf"(?:was |were |that |what |it was |{_SEEN} )*(?:(?:on|in|from|at|of) )?(?:the |a |an |any |her |his )?{EARLIER}"
+        rf",? ?\(?\b(?:(?:{DEGREE}(?:unchanged|stable|similar|worse|better|improved|increased|"
+        r"decreased|larger|"
+        r"smaller|greater|less|more)(?: \w+)? )?(?:as|than|to|from|since|on|with|in|like|versus|"
+        r"vs|over|at the time of) "
+        rf"(?:was |were |that |what |it was |{_SEEN} )*(?:(?:on|in|from|at|of) )?(?:the |a |an |"
+        rf"any |her |his )?{EARLIER}"
         rf"(?: (?:the )?{STUDY})?{WHEN}|(?:as )?(?:{_SEEN}|described) "
-        rf"(?:previously|before|earlier)|(?:as )?(?:before|previously)(?: {_SEEN})?(?= ?[,.;)]|$))\)?",
+        rf"(?:previously|before|earlier)|(?:as )?(?:before|previously)(?: {_SEEN})?(?= ?[,.;)]|"
+        r"$))\)?",
         _PRIOR_WORDS,
         ("Moderate right effusion as before.", "Moderate right effusion."),
         "Evidence of previous thoracotomy on the right.",
@@ -250,7 +275,8 @@ PRIOR: Final = (
     Rule(
         "prior.than-date",
         Category.PRIOR,
-        rf",? ?{DEGREE}(?:(?:more|less) \w+|worse|better|larger|smaller|greater|higher|lower|similar|"
+        rf",? ?{DEGREE}(?:(?:more|less) \w+|worse|better|larger|smaller|greater|higher|lower|"
+        r"similar|"
         rf"unchanged|stable|increased|decreased|improved|new|worsened) (?:(?:than|to|from|since|as)"
         rf"(?: (?:it was|was|seen|noted|that|those))?(?: (?:on|of|in|at))?)"
         rf" (?:the )?(?:{STUDY} )?(?:(?:of|from|dated|on|performed) )?{DATE}{WHEN}",
@@ -264,7 +290,8 @@ PRIOR: Final = (
     Rule(
         "prior.since",
         Category.PRIOR,
-        rf"(?:^|,? ?\b)(?:interval(?:ly)? )?since (?:{THE_PRIOR}|that (?:time|{STUDY})|then|admission|surgery)"
+        rf"(?:^|,? ?\b)(?:interval(?:ly)? )?since (?:{THE_PRIOR}|that (?:time|{STUDY})|then|"
+        r"admission|surgery)"
         r"(?:[^,.;]{0,30}?(?=,|$|\.))?,? ?",
         words("since"),
         ("Mild edema since ___.", "Mild edema."),
@@ -273,8 +300,10 @@ PRIOR: Final = (
     Rule(
         "prior.in-the-interval",
         Category.PRIOR,
-        r",? ?\b(?:(?:in|over|during|for) (?:the|this|that) (?:short |long |brief )?(?:interval|interim)"
-        r"|(?:over|in|for|within|during) (?:the )?(?:past|last|previous|preceding) (?:few |several |"
+        r",? ?\b(?:(?:in|over|during|for) (?:the|this|that) (?:short |long |brief )?(?:interval|"
+        r"interim)"
+        r"|(?:over|in|for|within|during) (?:the )?(?:past|last|previous|preceding) (?:few |"
+        r"several |"
         r"\d+ |two |three |___ )?(?:hours?|days?|weeks?|months?|years?|decade)|interval(?:ly)? "
         r"(?=since|from)|over time|serial(?:ly)?),? ?",
         words("interval interim past last previous preceding time serial serially intervally"),
@@ -284,9 +313,12 @@ PRIOR: Final = (
     Rule(
         "prior.technique-difference",
         Category.PRIOR,
-        r"^(?:even )?(?:allowing|accounting|given|adjusting|taking into account|considering)(?: for)? (?:the |a |for )?"
-        r"(?:differences?|changes?|variations?) (?:in|of) [^,]*,\s*|,? ?(?:even )?(?:allowing|accounting|"
-        r"given|adjusting) (?:for )?(?:the )?(?:differences?|changes?|variations?) (?:in|of) [^,.;]*",
+        r"^(?:even )?(?:allowing|accounting|given|adjusting|taking into account|considering)(?: "
+        r"for)? (?:the |a |for )?"
+        r"(?:differences?|changes?|variations?) (?:in|of) [^,]*,\s*|,? ?(?:even )?(?:allowing|"
+        r"accounting|"
+        r"given|adjusting) (?:for )?(?:the )?(?:differences?|changes?|variations?) (?:in|of) "
+        r"[^,.;]*",
         words("allowing accounting given adjusting taking considering"),
         (
             "Allowing for differences in technique, moderate right effusion.",
@@ -298,7 +330,8 @@ PRIOR: Final = (
         "prior.the-earlier",
         Category.PRIOR,
         rf"^(?:the |on the |in the )?(?:{EARLIER} {STUDY}{WHEN})"
-        r"(?: (?:from|of|dated) [^,]*)?,? (?:(?:also |has |had )*(?:demonstrated|showed|shows|revealed|described|was|were|is|are)\b.*|$)",
+        r"(?: (?:from|of|dated) [^,]*)?,? (?:(?:also |has |had )*(?:demonstrated|showed|shows|"
+        r"revealed|described|was|were|is|are)\b.*|$)",
         _PRIOR_WORDS,
         ("The prior study showed a large effusion.", ""),
         "The prior sternotomy wires are intact.",

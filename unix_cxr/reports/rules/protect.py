@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from unix_cxr.reports.tokens import words
+
 _LOOKS: Final = (
     r"interstitial|reticul\w+|bronchovascular|vascular|vascularity|pulmonary vascular\w*|markings?|"
     r"density|densities|lucency|lucencies|radiolucency|attenuation|translucency|ap diameter|"
@@ -16,36 +18,31 @@ _LOOKS: Final = (
 PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
     (
         "surgery-of-the-past",
-        r"\b(?:status[ -]post|s/p|evidence of|changes? (?:of|from|related to|due to)|post-?surgical|"
-        r"post-?operative|sequela\w* of|residua of|consistent with|compatible with|from|of|no|"
-        r"patient(?: has)?(?: had)?|suggest(?:s|ing|ive)?(?: of)?|represent(?:s|ing)?|with|"
-        r"indicating|reflect(?:s|ing)?|site of(?: a)?|due to|related to|and|any|the|secondary to|"
-        r"likely|has had|,|^|a|remote|her|his) (?:(?:a|an|the|any|old|remote) )?"
-        r"(?P<word>prior|previous)(?= (?:\S+ ){0,3}?(?:cabg|bypass|sternotomy|surger(?:y|ies)|"
-        r"surgical|operation|lobectomy|"
-        r"pneumonectomy|mastectomy|thoracotomy|thoracostomy|resection|cholecystectomy|"
+        r"\b(?P<word>prior|previous)(?= (?!(?:chest|ct|exam\w*|stud\w+|radiograph\w*|films?|"
+        r"images?|"
+        r"imaging|x|reports?|views?|scans?|pa|ap|comparison|portable)\b)(?:\S+ ){0,3}?(?:cabg|"
+        r"bypass|sternotomy|surger(?:y|ies)|surgical|operation|lobectomy|"
+        r"pneumonectomy|mastectomy|thoracotomy|thoracostomy|resections?|cholecystectomy|"
         r"granulomatous|histoplasmosis|granuloma|tuberculosis|infection|inflammation|trauma|"
-        r"fractures?|valve|"
-        r"replacement|radiation|vertebroplasty|kyphoplasty|fusion|arthroplasty|wedge|chest tube|"
-        r"fusions?|injury|insult|asbestos|transplant|cervical|biopsy|repair|laminectomy|"
-        r"laparotomy|procedure|intervention|rib|aspiration|"
-        r"healed|wires?|clips|sternal|exposure|tracheostomy|stent\w*|amputation|resections?|"
-        r"ablation|esophagectomy|fundoplication|myocardial|infarct\w*|gunshot|empyema|"
-        r"pleurodesis|talc|lumpectomy|axillary|lumbar|hardware|ex-?plant\w*))\b",
+        r"fractures?|valve|replacement|radiation|vertebroplasty|kyphoplasty|fusions?|arthroplasty|"
+        r"wedge|chest tube|injury|insult|asbestos|transplant|cervical|biopsy|repair|laminectomy|"
+        r"laparotomy|procedure|intervention|rib|aspiration|healed|wires?|clips|sternal|"
+        r"tracheostomy|stent\w*|amputation|ablation|esophagectomy|fundoplication|myocardial|"
+        r"infarct\w*|gunshot|empyema|pleurodesis|talc|lumpectomy|axillary|lumbar|hardware|"
+        r"ex-?plant\w*|augmentation|exposure)\b)",
         "Status post prior CABG.",
     ),
     (
-        "surgery-first",
-        r"^(?P<word>prior|previous)(?= (?:(?:\S+ ){0,3}?)(?:cabg|bypass|sternotomy|surger(?:y|ies)|"
-        r"lobectomy|pneumonectomy|mastectomy|thoracotomy|cholecystectomy|granulomatous|"
-        r"histoplasmosis|valve|vertebroplasty|kyphoplasty|fusion|resection|fractures?|"
-        r"surgical))\b",
-        "Prior cholecystectomy clips.",
+        "change-in-caliber",
+        r"\b(?P<word>change)(?= in (?:the )?(?:caliber|contour of the|course of the))",
+        "Minimal change in caliber of the trachea.",
     ),
     (
         "increased-look",
-        rf"(?<!has )(?<!have )(?<!slight )(?<!been )\b(?P<word>increased|decreased|increase|decrease)"
-        rf"(?= (?:in )?(?:the )?(?:{_LOOKS})\b(?! (?:\S+ ){{0,8}}?(?:effusions?|pneumothora\w+|edema|"
+        r"(?<!has )(?<!have )(?<!slight )(?<!been )\b(?P<word>increased|decreased|increase|"
+        r"decrease)"
+        rf"(?= (?:in )?(?:the )?(?:{_LOOKS})\b(?! (?:\S+ ){{0,8}}?(?:effusions?|pneumothora\w+|"
+        r"edema|"
         r"atelectasis|consolidations?|infiltrates?|opacit\w+|opacification|congestion|nodules?|"
         r"mass|collapse)\b))",
         "Increased interstitial markings.",
@@ -69,7 +66,8 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
         r"degeneration|spine|productive|malignant|wedge|posttraumatic|post-?traumatic|structural|"
         r"vascular|sclerotic|proliferative|infectious|erosive|parenchymal|focal|postoperative|"
         r"spondylosis|osseous|airway|arthrosis|sequential|edematous|degenerate|airways|"
-        r"lung|pulmonary|pleural|apical|basilar|biapical|postop|thoracotomy|vertebroplasty|reticulonodular|"
+        r"lung|pulmonary|pleural|apical|basilar|biapical|postop|thoracotomy|vertebroplasty|"
+        r"reticulonodular|"
         r"fatty|bronchiectatic) (?P<word>changes?)\b"
         r"(?<!interval change)(?<!interval changes)(?! (?:since|compared|from|in comparison))",
         "Degenerative changes of the spine.",
@@ -77,7 +75,7 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
     (
         "changes-of",
         r"(?<!no )(?<!significant )(?<!interval )(?<!little )(?<!without )(?<!minimal )"
-        r"\b(?P<word>changes|change(?= in caliber))(?= (?:in caliber|of|related|consistent|compatible|from|in the (?:spine|thoracic|"
+        r"\b(?P<word>changes)(?= (?:of|related|consistent|compatible|from|in the (?:spine|thoracic|"
         r"shoulder|lumbar|osseous|skeleton|cervical|bones)|are (?:seen|present|noted)|involving|"
         r"throughout|seen|suggest\w*)\b)",
         "Changes of prior left mastectomy.",
@@ -93,7 +91,8 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
     ),
     (
         "old-disease",
-        r"(?:(?<=old or )|(?<=old nor )|(?<=old and )|\b(?=\w+ (?:or|and|nor|generation|born|york|bone)\b))(?P<word>new|prior|previous)\b",
+        r"(?:(?<=old or )|(?<=old nor )|(?<=old and )|\b(?=\w+ (?:or|and|nor|generation|born|"
+        r"york|bone)\b))(?P<word>new|prior|previous)\b",
         "No old or new disease.",
     ),
     (
@@ -123,9 +122,10 @@ _SHIELD: Final = "\x02"
 _COMPILED: Final = tuple(
     (re.compile(pattern, re.IGNORECASE), example) for _, pattern, example in PROTECTED
 )
-PROTECTED_WORDS: Final = frozenset(
-    "prior previous increased decreased increase decrease persistent persisting change changes worse greater more less "
-    "larger smaller improved better new interval called stable".split()
+PROTECTED_WORDS: Final = words(
+    "prior previous increased decreased increase decrease persistent persisting change "
+    "changes worse greater more less larger smaller improved better new interval called "
+    "stable"
 )
 
 

@@ -31,8 +31,10 @@ RESIDUE: Final = (
     Rule(
         "residue.measure",
         Category.RESIDUE,
-        r",? ?\(?(?:(?:which |it |and )?(?:measures?|measuring|measured)(?: (?:approximately|about|up to|roughly))?|"
-        r"(?:approximately|about|roughly|up to)) ___(?: ?(?:x|by) ?(?:___|[\d.]+))*(?: ?(?:mm|cm|centimeters?|millimeters?)\b)?\)?"
+        r",? ?\(?(?:(?:which |it |and )?(?:measures?|measuring|measured)(?: (?:approximately|"
+        r"about|up to|roughly))?|"
+        r"(?:approximately|about|roughly|up to)) ___(?: ?(?:x|by) ?(?:___|[\d.]+))*(?: ?(?:mm|"
+        r"cm|centimeters?|millimeters?)\b)?\)?"
         r"(?: in (?:diameter|size|length))?",
         _BLANK,
         ("Right hilar mass measuring approximately ___ cm.", "Right hilar mass."),
@@ -41,7 +43,8 @@ RESIDUE: Final = (
     Rule(
         "residue.number",
         Category.RESIDUE,
-        r"\b___ ?-?(?:mm|cm|centimeters?|millimeters?)\b(?: (?:above|below|from|proximal to|distal to) the \w+)?",
+        r"\b___ ?-?(?:mm|cm|centimeters?|millimeters?)\b(?: (?:above|below|from|proximal to|"
+        r"distal to) the \w+)?",
         _BLANK,
         ("Tip ___ cm above the carina.", "Tip."),
         "Tip 4 cm above the carina.",
@@ -49,8 +52,10 @@ RESIDUE: Final = (
     Rule(
         "residue.date",
         Category.RESIDUE,
-        r",? ?\(?\b(?:(?:on|from|dated|since|of|at|in|by|until|as of|to|with|and|per|for|than|during|through|versus|or|about|over|near|"
-        r"around|between|within|into|the|a|an|this|that|his|her|both) )+___s?(?: at ___)?\)?(?=[,.;:)]|$)",
+        r",? ?\(?\b(?:(?:on|from|dated|since|of|at|in|by|until|as of|to|with|and|per|for|than|"
+        r"during|through|versus|or|about|over|near|"
+        r"around|between|within|into|the|a|an|this|that|his|her|both) )+___s?(?: at "
+        r"___)?\)?(?=[,.;:)]|$)",
         _BLANK,
         ("Opacity in the left lung base on ___.", "Opacity in the left lung base."),
         "Opacity on the left.",
@@ -58,8 +63,10 @@ RESIDUE: Final = (
     Rule(
         "residue.no-subject",
         Category.RESIDUE,
-        r"^(?:(?:the|a|an|there|is|are|and|or|of|in|visualized|this|these|both|left|right|no) )*___s?(?: (?:and|or|of|in|the|,))*"
-        r"(?: (?:is|are|was|were|has|have|appears?|measures?|of|in|shows?|seen|___|approximately|cm|mm|present|noted|normal|intact|"
+        r"^(?:(?:the|a|an|there|is|are|and|or|of|in|visualized|this|these|both|left|right|no) "
+        r")*___s?(?: (?:and|or|of|in|the|,))*"
+        r"(?: (?:is|are|was|were|has|have|appears?|measures?|of|in|shows?|seen|___|"
+        r"approximately|cm|mm|present|noted|normal|intact|"
         r"unremarkable|identified|grossly|and|the|or|it|to|for))*[.,;]?$",
         _BLANK,
         ("The ___ are ___.", ""),
