@@ -1,1 +1,1 @@
-"""To be described."""
+"""Other releases to ours and back, and the proof that nothing changed on the way."""

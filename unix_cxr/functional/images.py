@@ -76,3 +76,20 @@ def random_affine(
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     gamma = torch.exp(math.log(1.18) * draws[:, 4])
     return moved.clamp(0, 1) ** gamma[:, None, None, None]
+
+
+def random_crop(
+    images: Float[Tensor, "b c h w"], side: int, generator: torch.Generator
+) -> Float[Tensor, "b c side side"]:
+    """A square of `side` pixels from a random place of each image.
+
+    Raises:
+        ValueError: the images are smaller than that.
+    """
+    height, width = images.shape[-2:]
+    if side > min(height, width):
+        raise ValueError(f"crops of {side} pixels do not fit into images of {width}x{height}")
+    tops = torch.randint(height - side + 1, (len(images),), generator=generator).tolist()
+    lefts = torch.randint(width - side + 1, (len(images),), generator=generator).tolist()
+    corners = zip(images, tops, lefts, strict=True)
+    return torch.stack([x[:, top : top + side, left : left + side] for x, top, left in corners])

@@ -269,9 +269,7 @@ class UniXModel(PreTrainedModel, GenerationMixin):
             if position_ids is None and past_key_values is None:
                 real = _real(attention_mask, input_ids)
                 position_ids = rotary_positions(block_ids, real)
-            attention_mask = self._masks(
-                embedded, attention_mask, past_key_values, position_ids, block_ids
-            )
+            attention_mask = self._masks(embedded, attention_mask, past_key_values, block_ids)
         output: CausalLMOutputWithPast = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -319,13 +317,17 @@ class UniXModel(PreTrainedModel, GenerationMixin):
         token_type_ids: Tensor | None = None,
         **_: Any,
     ) -> dict[str, Tensor]:
-        """Masks for a cache of fixed size: causal text, bidirectional image blocks."""
+        """Masks for a cache of fixed size: causal text, bidirectional image blocks.
+
+        The positions are kept from the library: it would take an image's shared position for the
+        start of another sequence.
+        """
+        del position_ids
         masks: dict[str, Tensor] = create_masks_for_generate(
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=position_ids,
             block_sequence_ids=token_type_ids,
         )
         return masks
@@ -344,7 +346,6 @@ class UniXModel(PreTrainedModel, GenerationMixin):
         embedded: Tensor,
         attention_mask: Tensor | None,
         past_key_values: Cache | None,
-        position_ids: Tensor | None,
         block_ids: Tensor,
     ) -> dict[str, Tensor]:
         has_image = bool((block_ids >= 0).any())
@@ -353,8 +354,7 @@ class UniXModel(PreTrainedModel, GenerationMixin):
             embedded,
             attention_mask,
             past_key_values,
-            position_ids,
-            block_ids if has_image else None,
+            token_type_ids=block_ids if has_image else None,
         )
 
     def _blocks(self, ids: Int[Tensor, "b n"]) -> tuple[Bool[Tensor, "b n"], Int[Tensor, "b n"]]:

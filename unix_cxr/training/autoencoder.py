@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from unix_cxr.functional.images import gradient_difference, random_affine
+from unix_cxr.functional.images import gradient_difference, random_affine, random_crop
 from unix_cxr.models.autoencoder import DOWNSAMPLING, to_range
 from unix_cxr.training.batches import ImageBatch, batch_indices, generator_of
 from unix_cxr.training.images import XRayStore
@@ -55,6 +55,7 @@ class ImageSource:
         batch_size: images per batch.
         latent_channels: channels of the posterior's noise.
         augmentation: strength; see `random_affine`.
+        crop: side of random crops; None for whole images.
         seed: of the order, the augmentation and the noise.
     """
 
@@ -66,8 +67,10 @@ class ImageSource:
         batch_size: int,
         latent_channels: int,
         augmentation: float,
+        crop: int | None,
         seed: int,
     ) -> None:
+        self.crop = crop
         self.train = train
         self.dev = dev
         self.latent_channels = latent_channels
@@ -81,6 +84,8 @@ class ImageSource:
         images = self.train[chosen]
         generator = generator_of(self.seed, step, 1)
         images = random_affine(images, self.augmentation, generator)
+        if self.crop is not None:
+            images = random_crop(images, self.crop, generator)
         return ImageBatch(images, torch.randn(self._latent_shape(images), generator=generator))
 
     def validation(self) -> list[ImageBatch]:

@@ -102,9 +102,11 @@ class RecipeRun:
             batch_size=stage.batch_size,
             latent_channels=self.recipe.autoencoder.latent_channels,
             augmentation=stage.augmentation,
+            crop=settings.crop,
             seed=self.recipe.seed,
         )
-        objective = AutoencoderObjective(self.vae, settings.model_dump(exclude={"kind"}))
+        weights = settings.model_dump(include={"l1", "kl", "structure"})
+        objective = AutoencoderObjective(self.vae, weights)
         losses = self._trainer(objective, source, stage).run()
         mean, deviation = latent_statistics(self.vae, self.store("train"))
         self.vae.register_to_config(shift_factor=mean, scaling_factor=1 / deviation)
