@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from unix_cxr.reports.config import CleanerConfig
     from unix_cxr.reports.corpus import CorpusOptions
+    from unix_cxr.reports.rewriting import RewritingCleaner
 
 
-def clean(
+def clean(  # noqa: PLR0917 - typer passes by name
     inputs: Annotated[
         list[Path],
         typer.Argument(
@@ -18,7 +20,9 @@ def clean(
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Cleaned JSONL, one line per report.")] = None,
-    audit: Annotated[Path | None, typer.Option(help="Write this HTML page, and JSON beside it.")] = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="Write this HTML page, and JSON beside it.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="unix (default) or conservative.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with every option.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
@@ -43,27 +47,33 @@ def clean(
     dedup_threshold: Annotated[
         float, typer.Option(help="Least similarity of a near duplicate; 1: exact only.")
     ] = 0.9,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    llm_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible URL; the reports' text is sent there. Off by default."
+        ),
+    ] = None,
+    llm_model: Annotated[
+        str | None, typer.Option(help="Model at the endpoint, or a local folder without one.")
+    ] = None,
+    llm_cache: Annotated[
+        Path | None, typer.Option(help="Answers by content hash; default OUT.answers.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
 ) -> None:
     """Clean chest X-ray reports: deterministic, audited, resumable. It is no de-identifier.
 
     A killed run goes on where it stopped when the same command is given again.
     """
-    from unix_cxr.reports.config import CleanerConfig
     from unix_cxr.reports.corpus import CorpusOptions
     from unix_cxr.reports.readers import Columns
 
     try:
-        if config is not None and preset is not None:
-            raise ValueError("give --preset or --config, not both; a config names its own preset")
-        settings = (
-            CleanerConfig.from_yaml(config)
-            if config is not None
-            else CleanerConfig.model_validate({"preset": preset or "unix"})
-        )
-        if out is None and explain is None:
-            raise ValueError("--out is needed (or --explain ID)")
+        settings = _settings(config, preset)
+        _check(inputs, out, explain, dedup=dedup, overwrite=overwrite)
         options = CorpusOptions(
             inputs=tuple(inputs),
             out=out or Path("unused"),
@@ -73,20 +83,74 @@ def clean(
             encoding=encoding,
             workers=workers,
             overwrite=overwrite,
+            rewriter=f"{llm_endpoint or ''} {llm_model or ''}".strip(),
         )
         if explain is not None:
             _explain(options, explain)
         elif dedup:
             _dedup(options, dedup_threshold, as_json=json)
         else:
-            _clean(options, audit, as_json=json)
-    except (ValueError, KeyError, OSError, ImportError) as error:
+            cleaner = _rewriting(options, llm_endpoint, llm_model, llm_cache)
+            _clean(options, audit, cleaner, as_json=json)
+    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error
         typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from error
 
 
-def _clean(options: "CorpusOptions", audit: Path | None, *, as_json: bool) -> None:
+def _settings(config: Path | None, preset: str | None) -> "CleanerConfig":
+    from unix_cxr.reports.config import CleanerConfig
+
+    if config is not None and preset is not None:
+        raise ValueError("give --preset or --config, not both; a config names its own preset")
+    if config is not None:
+        return CleanerConfig.from_yaml(config)
+    return CleanerConfig.model_validate({"preset": preset or "unix"})
+
+
+def _check(
+    inputs: list[Path], out: Path | None, explain: str | None, *, dedup: bool, overwrite: bool
+) -> None:
+    if out is None and explain is None:
+        raise ValueError("--out is needed (or --explain ID)")
+    if out is not None and any(out.resolve() == path.resolve() for path in inputs):
+        raise ValueError(f"--out {out} is also an input; name another file")
+    if dedup and len(inputs) != 1:
+        raise ValueError(f"--dedup takes one cleaned JSONL file, got {len(inputs)}")
+    if dedup and out is not None and out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists; remove it or pass --overwrite")
+
+
+def _rewriting(
+    options: "CorpusOptions", endpoint: str | None, model: str | None, cache: Path | None
+) -> "RewritingCleaner | None":
+    """The rules with a language model behind them, where the user names one."""
+    if endpoint is None and model is None:
+        return None
+    if model is None:
+        raise ValueError("--llm-endpoint needs --llm-model, the model's name there")
+    from os import environ
+
+    from unix_cxr.pipelines.rewriters import EndpointRewriter, TransformersRewriter
+    from unix_cxr.reports.cleaner import ReportCleaner
+    from unix_cxr.reports.rewriting import ResponseCache, RewritingCleaner
+
+    rewriter: EndpointRewriter | TransformersRewriter
+    if endpoint is not None:
+        rewriter = EndpointRewriter(endpoint, model, api_key=environ.get("UNIX_CXR_LLM_KEY"))
+    else:
+        rewriter = TransformersRewriter.from_pretrained(model)
+    store = ResponseCache(cache or options.out.with_name(options.out.name + ".answers"))
+    return RewritingCleaner(ReportCleaner(config=options.config), rewriter, cache=store)
+
+
+def _clean(
+    options: "CorpusOptions",
+    audit: Path | None,
+    cleaner: "RewritingCleaner | None",
+    *,
+    as_json: bool,
+) -> None:
     from json import dumps
 
     from unix_cxr.reports.audit import audit_values, write_audit
@@ -95,7 +159,7 @@ def _clean(options: "CorpusOptions", audit: Path | None, *, as_json: bool) -> No
     def tell(done: int) -> None:
         typer.echo(f"\r{done:,} reports", nl=False, err=True)
 
-    statistics = clean_corpus(options, None if as_json else tell)
+    statistics = clean_corpus(options, None if as_json else tell, cleaner)
     written = [options.out]
     if audit is not None:
         written.extend(write_audit(audit, statistics, options.config))
@@ -107,8 +171,8 @@ def _clean(options: "CorpusOptions", audit: Path | None, *, as_json: bool) -> No
         return
     status = statistics.status
     typer.echo(
-        f"\r{statistics.reports:,} reports = {status['clean']:,} clean + {status['empty']:,} empty + "
-        f"{status['quarantined']:,} quarantined"
+        f"\r{statistics.reports:,} reports = {status['clean']:,} clean + "
+        f"{status['empty']:,} empty + {status['quarantined']:,} quarantined"
     )
     for reason, count in statistics.reasons.most_common(8):
         typer.echo(f"  {count:,} {reason}")
@@ -123,17 +187,13 @@ def _dedup(options: "CorpusOptions", threshold: float, *, as_json: bool) -> None
 
     from unix_cxr.reports.dedup import deduplicate
 
-    if len(options.inputs) != 1:
-        raise ValueError(f"--dedup takes one cleaned JSONL file, got {len(options.inputs)}")
-    if options.out.exists() and not options.overwrite:
-        raise FileExistsError(f"{options.out} exists; remove it or pass --overwrite")
     counts = deduplicate(options.inputs[0], options.out, threshold=threshold)
     if as_json:
         typer.echo(dumps(asdict(counts)))
         return
     typer.echo(
-        f"{counts.read:,} lines = {counts.kept:,} kept + {counts.exact:,} exact and {counts.near:,} "
-        f"near duplicates + {counts.without_text:,} without text"
+        f"{counts.read:,} lines = {counts.kept:,} kept + {counts.exact:,} exact and "
+        f"{counts.near:,} near duplicates + {counts.without_text:,} without text"
     )
     typer.echo(f"wrote {options.out}, {options.out}.map.jsonl")
 

@@ -26,7 +26,8 @@ class ReportCleaner:
         config: every option.
         rules: the catalogue to use in the place of the built-in one.
         extra_rules: rules of one's own, tried after the built-in ones.
-        extra_steps: steps of one's own, run after the built-in ones.
+        first_steps: steps of one's own, run before the text is taken apart.
+        last_steps: steps of one's own, run after the built-in ones.
 
     >>> report = ReportCleaner().clean("FINDINGS: Unchanged right PICC ending in the mid SVC.")
     >>> report.findings
@@ -40,7 +41,8 @@ class ReportCleaner:
         config: CleanerConfig | None = None,
         rules: Sequence[Rule] = CATALOGUE,
         extra_rules: Sequence[Rule] = (),
-        extra_steps: Sequence[Step] = (),
+        first_steps: Sequence[Step] = (),
+        last_steps: Sequence[Step] = (),
     ) -> None:
         if preset is not None and config is not None:
             raise ValueError("give preset or config, not both; a config names its own preset")
@@ -51,7 +53,12 @@ class ReportCleaner:
             if self.config.preset in rule.presets and rule.name not in self.config.disabled_rules
         ]
         self.decider = Decider(chosen)
-        self.steps: tuple[Step, ...] = (*default_steps(self.config, self.decider), *extra_steps)
+        self.steps: tuple[Step, ...] = (
+            *first_steps,
+            *default_steps(self.config, self.decider),
+            *last_steps,
+        )
+        self._own_steps = bool(first_steps or last_steps)
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "ReportCleaner":
@@ -108,6 +115,8 @@ class ReportCleaner:
         is split, sectioned and normalised into the same sentences.
         """
         text = self._joined(draft)
+        if self._own_steps:
+            return self._joined(self._draft(text)) == text
         parts = {"findings": (FINDINGS,), "impression": (IMPRESSION,)}.get(
             self.config.text_from, (FINDINGS, IMPRESSION)
         )

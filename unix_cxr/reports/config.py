@@ -14,9 +14,9 @@ PRESETS: Final = ("unix", "conservative")
 class CleanerConfig(BaseModel):
     """How reports are cleaned.
 
-    `unix` follows arXiv:2601.11522: no comparison and no change over time is left. `conservative` cuts
-    references to other examinations and all that is no finding, and leaves words of change
-    ("stable", "new", "worsened") as they are.
+    `unix` follows arXiv:2601.11522: no comparison and no change over time is left.
+    `conservative` cuts references to other examinations and all that is no finding, and leaves
+    words of change ("stable", "new", "worsened") as they are.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,9 +53,10 @@ class CleanerConfig(BaseModel):
         """Read a YAML file.
 
         Raises:
-            ValueError: the file is no mapping, or a key or value is not known.
+            TypeError: the file is no mapping.
+            ValueError: a key or value is not known.
         """
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold a mapping of options, not {type(values).__name__}")
+            raise TypeError(f"{path} must hold a mapping of options, not {type(values).__name__}")
         return cls(**values)

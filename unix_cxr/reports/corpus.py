@@ -19,7 +19,7 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, NamedTuple, Protocol
 
 from unix_cxr.reports.cleaner import ReportCleaner
 from unix_cxr.reports.config import CleanerConfig
@@ -45,13 +45,22 @@ class CorpusOptions:
     encoding: str = "utf-8"
     workers: int = 1
     overwrite: bool = False
+    rewriter: str = ""
 
     def fingerprint(self) -> str:
         """What must be equal for a run to go on where another one stopped."""
         files = [(str(path), _size_and_time(path)) for path in self.inputs]
         rules = [(rule.name, rule.pattern) for rule in CATALOGUE]
         values = [files, rules, self.config.model_dump(), asdict(self.columns), self.file_format]
+        values += [self.encoding, self.rewriter]
         return sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Cleaner(Protocol):
+    """What a run needs of a cleaner."""
+
+    def clean(self, text: str) -> CleanReport:
+        """Clean one report."""
 
 
 class ChunkResult(NamedTuple):
@@ -63,13 +72,17 @@ class ChunkResult(NamedTuple):
 
 
 def clean_corpus(
-    options: CorpusOptions, progress: Callable[[int], None] | None = None
+    options: CorpusOptions,
+    progress: Callable[[int], None] | None = None,
+    cleaner: Cleaner | None = None,
 ) -> Statistics:
     """Clean every report of the inputs into `options.out`, one line per report, in order.
 
     Args:
         options: the run.
         progress: called with the number of reports done, after each commit.
+        cleaner: cleans in this process in the place of `options.config`;
+            `options.rewriter` names it.
 
     Raises:
         FileExistsError: the output exists and `overwrite` is off.
@@ -81,9 +94,9 @@ def clean_corpus(
     rows = _all_rows(options)
     first = next(rows, None)  # a missing file or column is told before anything is written
     rows = _chain(first, rows)
-    with _Output(options.out, options.fingerprint()) as output:
+    with _Output(options.out, options.fingerprint(), cleaner) as output:
         rows = _skip(rows, output.rows)
-        for number, (chunk, result) in enumerate(_results(rows, options), start=1):
+        for number, (chunk, result) in enumerate(_results(rows, options, cleaner), start=1):
             output.write(chunk, result, options)
             if number % _CHUNKS_PER_COMMIT == 0:
                 output.commit()
@@ -111,7 +124,7 @@ def find_report(options: CorpusOptions, report_id: str) -> str:
 
 def process(
     rows: Sequence[Row],
-    cleaner: ReportCleaner,
+    cleaner: Cleaner,
     options: CorpusOptions,
     duplicates: frozenset[int] = frozenset(),
 ) -> ChunkResult:
@@ -162,11 +175,11 @@ def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _results(
-    rows: Iterator[Row], options: CorpusOptions
+    rows: Iterator[Row], options: CorpusOptions, cleaner: Cleaner | None
 ) -> Iterator[tuple[list[Row], ChunkResult]]:
     """Chunks with their results, in order; at most a few chunks are held at a time."""
-    if options.workers <= 1:
-        cleaner = ReportCleaner(config=options.config)
+    if options.workers <= 1 or cleaner is not None:
+        cleaner = cleaner or ReportCleaner(config=options.config)
         for chunk in _chunks(rows):
             yield chunk, process(chunk, cleaner, options)
         return
@@ -199,7 +212,7 @@ def _work(chunk: list[Row]) -> ChunkResult:
 class _Output:
     """The growing output file and its progress, committed together."""
 
-    def __init__(self, out: Path, fingerprint: str) -> None:
+    def __init__(self, out: Path, fingerprint: str, cleaner: Cleaner | None) -> None:
         self.out = out
         self.partial = out.with_name(out.name + ".partial")
         self.progress = out.with_name(out.name + ".progress")
@@ -209,7 +222,7 @@ class _Output:
         self._file: IO[bytes] | None = None
         self._database: sqlite3.Connection | None = None
         self._fingerprint = fingerprint
-        self._cleaner: ReportCleaner | None = None
+        self._cleaner = cleaner
 
     def __enter__(self) -> "_Output":
         self.out.parent.mkdir(parents=True, exist_ok=True)

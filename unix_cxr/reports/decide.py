@@ -1,6 +1,5 @@
 """One sentence through the catalogue: keep, rewrite or remove, with the rule's name."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -70,28 +69,36 @@ class Decider:
         if not self.prefilter or not PROTECTED_WORDS.isdisjoint(tokens):
             text = shield(text)
         used: list[Rule] = []
-        for _ in range(_ROUNDS):
-            before = text
-            for number in self._candidates(text):
-                rule = self.rules[number]
-                if rule.action is Action.REMOVE:
-                    if rule.regex.search(text):
-                        return _removed(sentence, [*used, rule])
-                    continue
-                changed = rule.regex.sub(rule.replacement, text)
-                if changed != text:
-                    used.append(rule)
-                    text = tidy(changed)
-                    if not text:
-                        return _removed(sentence, used)
-            if text == before:
-                break
+        text, removed = self._settle(text, used)
+        if removed or (used and not text):
+            return _removed(sentence, used)
         text = unshield(text)
         if not used:
             return Decision(KEEP, finish(text))
         if not states_something(tokenize(text)):
             return _removed(sentence, used)
         return Decision(REWRITE, text, _names(used), used[0].category)
+
+    def _settle(self, text: str, used: list[Rule]) -> tuple[str, bool]:
+        """The text after rounds of rewriting until nothing changes, or that a rule removes it."""
+        for _ in range(_ROUNDS):
+            before = text
+            for number in self._candidates(text):
+                rule = self.rules[number]
+                if rule.action is Action.REMOVE:
+                    if rule.regex.search(text):
+                        used.append(rule)
+                        return text, True
+                    continue
+                changed = rule.regex.sub(rule.replacement, text)
+                if changed != text:
+                    used.append(rule)
+                    text = tidy(changed)
+                    if not text:
+                        return text, False
+            if text == before:
+                break
+        return text, False
 
     def _guarded(self, sentence: str, decision: Decision) -> Decision:
         """The decision, or the sentence as it stood where the decision would change a fact."""
@@ -140,6 +147,3 @@ def _removed(sentence: str, used: list[Rule]) -> Decision:
 
 def _names(used: Sequence[Rule]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(rule.name for rule in used))
-
-
-__all__ = ["KEEP", "REMOVE", "REWRITE", "Decider", "Decision", "facts", "re"]

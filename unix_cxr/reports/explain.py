@@ -15,7 +15,7 @@ def explain(cleaner: ReportCleaner, text: str) -> Iterator[str]:
             yield f"quarantined in step {step.name!r}: {draft.refused}"
             return
     for section in draft.sections:
-        yield f"section kept: {section.kind} {section.header!r}".rstrip()
+        yield f"section kept: {section.kind} {section.header!r}"
     for removed in draft.removed:
         if removed.rule.startswith("section."):
             yield f"section removed by {removed.rule}: {removed.sentence}"
@@ -28,6 +28,10 @@ def explain(cleaner: ReportCleaner, text: str) -> Iterator[str]:
             yield f"    + {decision.text}"
         for problem in decision.problems:
             yield f"    ! guard: {problem}"
+    yield from _result(cleaner, text)
+
+
+def _result(cleaner: ReportCleaner, text: str) -> Iterator[str]:
     report = cleaner.clean(text)
     yield f"status: {report.status.value} {report.reason}".rstrip()
     for kind, count in report.masked.items():

@@ -11,6 +11,7 @@ from typing import Final
 
 from unix_cxr.reports.labeler import NEGATIVE, Fact, facts
 from unix_cxr.reports.lexicon import SIDES
+from unix_cxr.reports.sentences import split_sentences
 from unix_cxr.reports.tokens import tokenize
 
 _NUMBER: Final = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
@@ -128,3 +129,22 @@ def _negations_differ(before: str, after: str) -> bool:
     if _RESOLVED.search(before) and not _RESOLVED.search(after):
         return new not in {old, old + 1}
     return new != old
+
+
+def report_violations(reference: str, candidate: str) -> tuple[str, ...]:
+    """What a whole text states beyond or beneath another, sentence borders aside.
+
+    >>> report_violations("Small left effusion. No pneumothorax.", "Left effusion, small.")
+    ('lost: Pneumothorax', 'severity: Pleural Effusion')
+    """
+    old = [f for s in split_sentences(reference) for f in facts(tokenize(s))]
+    new = [f for s in split_sentences(candidate) for f in facts(tokenize(s))]
+    problems = _label_problems(old, new)
+    known = Counter(m.group() for m in _NUMBER.finditer(reference))
+    said = Counter(m.group() for m in _NUMBER.finditer(candidate))
+    problems += [f"number gained: {n}" for n in sorted(said - known)]
+    problems += [f"number lost: {n}" for n in sorted(known - said)]
+    problems += _word_problems(tokenize(reference), tokenize(candidate))
+    if not problems and len(_NEGATION.findall(reference)) != len(_NEGATION.findall(candidate)):
+        problems.append("negation: count")
+    return tuple(problems)

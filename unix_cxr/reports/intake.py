@@ -30,6 +30,8 @@ _FOREIGN: Final = words(
 )
 _FEWEST_WORDS: Final = 5
 _FOREIGN_SHARE: Final = 0.3
+_FOREIGN_WORDS: Final = 0.12
+_LAST_LATIN: Final = 0x24F  # the end of Latin Extended-B
 
 
 def refusal(text: str) -> str:
@@ -50,7 +52,7 @@ def refusal(text: str) -> str:
 def _reads_english(text: str) -> bool:
     if not text.isascii():
         letters = [c for c in text if c.isalpha()]
-        foreign = sum(ord(c) > 0x24F for c in letters)  # beyond Latin Extended-B
+        foreign = sum(ord(c) > _LAST_LATIN for c in letters)
         if letters and foreign > _FOREIGN_SHARE * len(letters):
             return False
     words = frozenset(_WORD.findall(text[:2000].lower()))
@@ -58,4 +60,4 @@ def _reads_english(text: str) -> bool:
         return True
     english = len(_ENGLISH & words)
     foreign = len(_FOREIGN & words)
-    return not (foreign > english and foreign >= 0.12 * len(words))
+    return not (foreign > english and foreign >= _FOREIGN_WORDS * len(words))

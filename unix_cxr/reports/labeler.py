@@ -117,7 +117,7 @@ def facts(tokens: Sequence[str]) -> list[Fact]:
 
 
 def _without_blanks(tokens: Sequence[str]) -> list[str]:
-    """What a blank stood for is not known, so that it neither joins nor parts the words around it."""
+    """What a blank stood for is not known: it neither joins nor parts the words around it."""
     kept: list[str] = []
     for token in tokens:
         if token != BLANK_TOKEN and not (token == "," and kept[-1:] == [","]):
@@ -170,9 +170,9 @@ def _mentions(tokens: Sequence[str]) -> list[_Mention]:
         candidates = PHRASES.get(token)
         if candidates is None or i < skip_to:
             continue
-        for words, labels in candidates:
-            end = i + len(words)
-            if len(words) > 1 and tuple(tokens[i:end]) != words:
+        for phrase, labels in candidates:
+            end = i + len(phrase)
+            if len(phrase) > 1 and tuple(tokens[i:end]) != phrase:
                 continue
             if not _excluded(tokens, i):
                 found.append(_Mention(i, end, labels))
@@ -298,11 +298,12 @@ def _heart(tokens: Sequence[str], known: list[Fact]) -> list[Fact]:
     text = " ".join(tokens)
     stated = {fact.label for fact in known}
     found = []
-    for pattern, state, needed in _HEART_PATTERNS:
+    for pattern, plain, needed in _HEART_PATTERNS:
         match = None if needed.isdisjoint(tokens) else pattern.search(text)
         if match is None:
             continue
         said = text[max(0, match.start() - 30) : match.end()].split()
+        state = plain
         severity = _severity(said) if state == POSITIVE else None
         if state == POSITIVE and _denied_before(text[: match.start()], ""):
             state = NEGATIVE

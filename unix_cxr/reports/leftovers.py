@@ -77,7 +77,8 @@ EXEMPT: Final[Mapping[str, tuple[str, ...]]] = {
     "names": (
         r"\btumor progression\b",
         r"\bcalled (?:a|an|the)\b", r"\bnew (?:bone|or old)\b", r"\bor new\b",
-        r"\bpersistent left (?:svc|superior)\b", r"\bcompared (?:to|with) (?:the )?(?:left|right|contralateral)\b",
+        r"\bpersistent left (?:svc|superior)\b",
+        r"\bcompared (?:to|with) (?:the )?(?:left|right|contralateral)\b",
         r"\binterval (?:between|spacing)\b", r"\bstable-appearing\b", r"\bincreased since\b(?!.)",
         r"\bhemodynamically stable\b",
     ),

@@ -23,7 +23,8 @@ _PHRASES: Final[dict[str, str]] = {
         increased cardiac size, enlargement of heart, cardiomyopathy, megalocardia, big heart,
         large heart, large cardiac silhouette, prominence of the cardiac silhouette,
         prominence of the heart, enlargement of the cardiopericardial silhouette,
-        cardiopericardial enlargement, enlarged cardiopericardial silhouette, ventricular enlargement,
+        cardiopericardial enlargement, enlarged cardiopericardial silhouette,
+        ventricular enlargement,
         atrial enlargement, enlarged heart silhouette, enlarged cardiac and mediastinal silhouette,
         mild heart enlargement, biventricular enlargement""",
     "Lung Lesion": """
@@ -91,11 +92,11 @@ def _index() -> dict[str, tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]]:
     by_phrase: dict[tuple[str, ...], list[str]] = {}
     for label, text in _PHRASES.items():
         for phrase in text.split(","):
-            for words in _expand(phrase):
-                by_phrase.setdefault(words, []).append(label)
+            for variant in _expand(phrase):
+                by_phrase.setdefault(variant, []).append(label)
     index: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
-    for words, labels in by_phrase.items():
-        index.setdefault(words[0], []).append((words, tuple(labels)))
+    for variant, found_labels in by_phrase.items():
+        index.setdefault(variant[0], []).append((variant, tuple(found_labels)))
     return {
         first: tuple(sorted(found, key=lambda item: -len(item[0])))
         for first, found in index.items()
@@ -151,4 +152,4 @@ NOT_A_MENTION: Final[tuple[tuple[str, str], ...]] = (
     ("to can may could would", "lead port"),
     ("chest", "plate"),
 )  # fmt: skip
-"""(words before, words) that are no mention of a finding: "soft tissue mass", "vertebral collapse"."""
+"""(words before, words) that are no finding: "soft tissue mass", "vertebral collapse"."""

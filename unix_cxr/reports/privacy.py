@@ -1,7 +1,7 @@
 """Masking of dates, times, telephone and record numbers and names after titles.
 
-This is no certified de-identifier: it catches what it has a pattern for and nothing else. A hospital
-that must rely on de-identification runs its own tool first; an adapter for presidio is beside.
+This is no certified de-identifier: it catches what it has a pattern for and nothing else. A
+hospital that must rely on de-identification runs its own tool first; `presidio.py` is an adapter.
 """
 
 import re

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of the fields; findings and impression take the place of `text` where they are given."""
+    """Names of the fields; findings and impression, where given, take the place of `text`."""
 
     report_id: str = "id"
     text: str = "text"
@@ -180,7 +180,7 @@ def _read_csv(path: Path, columns: Columns, delimiter: str, encoding: str) -> It
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     opener = gzip.open if path.suffix == ".gz" else open
     encoding = "utf-8-sig" if encoding == "utf-8" else encoding
-    with opener(path, "rt", encoding=encoding, errors="surrogateescape", newline="") as file:  # type: ignore[operator]  # gzip.open and open differ in their overloads
+    with opener(path, "rt", encoding=encoding, errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter)
         header = next(reader, None)
         if header is None:
@@ -189,7 +189,7 @@ def _read_csv(path: Path, columns: Columns, delimiter: str, encoding: str) -> It
         yield from _csv_rows(reader, header, columns, path.name)
 
 
-def _csv_rows(reader: Any, header: list[str], columns: Columns, name: str) -> Iterator[Row]:  # noqa: ANN401 - the csv module's reader has no public type
+def _csv_rows(reader: Any, header: list[str], columns: Columns, name: str) -> Iterator[Row]:  # noqa: ANN401 - csv's reader
     number = 1
     while True:
         number += 1

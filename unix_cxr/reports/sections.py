@@ -49,7 +49,8 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "attestation": (
         "attestation", "attending attestation", "electronically signed by", "dictated by", "signed",
         "approved by", "attending", "resident", "teaching physician", "radiologist", "signed by",
-        "transcribed by", "interpreted by", "reported by", "read by", "report electronically signed",
+        "transcribed by", "interpreted by", "reported by", "read by",
+        "report electronically signed",
         "reviewed by", "transcriptionist", "dictated", "interpreting physician",
     ),
     "notification": (
@@ -66,12 +67,13 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 """Kind of section -> the headers that open it, in lower case."""
 
 _KIND: Final = {alias: kind for kind, aliases in ALIASES.items() for alias in aliases}
+_WORDS_OF_TEXT: Final = words("report study signed summary contrast")
 _SHOUTED: Final = re.compile(
     r"(?:^|(?<=\n))[ \t]*((?:FINDINGS AND IMPRESSION|"
     + "|".join(
         re.escape(alias.upper())
         for alias in sorted(_KIND, key=len, reverse=True)
-        if len(alias) > 4 and alias not in {"report", "study", "signed", "summary", "contrast"}  # noqa: PLR2004
+        if len(alias) > len("plan") and alias not in _WORDS_OF_TEXT
     )
     + r"))[ \t]*(?:\n|(?=[ \t][A-Z][a-z]))"
 )

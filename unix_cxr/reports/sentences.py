@@ -20,7 +20,7 @@ def split_sentences(text: str) -> list[str]:
     >>> split_sentences("1. Mass of 4.5 cm at T12. 2. Dr. Lee was paged.")
     ['Mass of 4.5 cm at T12.', 'Dr. Lee was paged.']
     """
-    sentences = []
+    sentences: list[str] = []
     start = 0
     for match in _END.finditer(text):
         if text[match.start()] == "." and not _ends(text, start, match):

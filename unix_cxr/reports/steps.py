@@ -75,9 +75,17 @@ class Draft:
 class Step(Protocol):
     """A step of one's own: anything with a name, an example and a counter-example."""
 
-    name: str
-    example: tuple[str, str]
-    counter_example: str
+    @property
+    def name(self) -> str:
+        """What the step is called in errors and explanations."""
+
+    @property
+    def example(self) -> tuple[str, str]:
+        """A text that the step acts on, and what is left of it."""
+
+    @property
+    def counter_example(self) -> str:
+        """A text that looks alike and must stay."""
 
     def __call__(self, draft: Draft) -> None:
         """Change the draft in place; never raise, whatever text it holds."""
@@ -99,7 +107,7 @@ class FunctionStep:
 
 def default_steps(config: CleanerConfig, decider: Decider) -> tuple[Step, ...]:
     """The steps in their order."""
-    steps = [
+    steps: list[Step] = [
         FunctionStep(
             "intake",
             ("<html><p>Clear.</p></html>", ""),

@@ -1,4 +1,4 @@
-"""Rules for change over time: the finding stays, its history goes. The conservative preset keeps it."""
+"""Rules for change over time: the finding stays, its history goes (preset `unix` only)."""
 
 import re
 from typing import Final

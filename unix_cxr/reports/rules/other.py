@@ -1,4 +1,4 @@
-"""Rules for what is no finding: communication, recommendation, technique, history, administration."""
+"""Rules for what is no finding: communication, recommendation, technique, history and so on."""
 
 from typing import Final
 
