@@ -30,7 +30,10 @@ _LEVELS: Final = 5
 
 def autoencoder_rules(levels: int = _LEVELS) -> list[Rule]:
     """Names of both layouts; the decoder's levels run the other way round there."""
-    rules = [Rule("quant_conv.{}", "quant_conv.{}"), Rule("post_quant_conv.{}", "post_quant_conv.{}")]
+    rules = [
+        Rule("quant_conv.{}", "quant_conv.{}"),
+        Rule("post_quant_conv.{}", "post_quant_conv.{}"),
+    ]
     for half in ("encoder", "decoder"):
         rules += [
             Rule(f"{half}.conv_in.{{}}", f"{half}.conv_in.{{}}"),
@@ -45,7 +48,10 @@ def autoencoder_rules(levels: int = _LEVELS) -> list[Rule]:
         up = (f"decoder.up.{level}", f"decoder.up_blocks.{levels - 1 - level}", "upsample")
         for theirs, ours, sampler in (down, up):
             rules += [
-                Rule(f"{theirs}.block.{{}}.nin_shortcut.{{}}", f"{ours}.resnets.{{}}.conv_shortcut.{{}}"),
+                Rule(
+                    f"{theirs}.block.{{}}.nin_shortcut.{{}}",
+                    f"{ours}.resnets.{{}}.conv_shortcut.{{}}",
+                ),
                 Rule(f"{theirs}.block.{{}}.{{}}.{{}}", f"{ours}.resnets.{{}}.{{}}.{{}}"),
                 Rule(f"{theirs}.{sampler}.conv.{{}}", f"{ours}.{sampler}rs.0.conv.{{}}"),
             ]
@@ -136,7 +142,11 @@ def load_compvis_config(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is none.
     """
-    candidates = (path.with_suffix(".yaml"), path.parent / "config.yaml", path.parent / "kl-f16d16.yaml")
+    candidates = (
+        path.with_suffix(".yaml"),
+        path.parent / "config.yaml",
+        path.parent / "kl-f16d16.yaml",
+    )
     for candidate in candidates:
         if candidate.is_file():
             tree: dict[str, Any] = yaml.safe_load(candidate.read_text(encoding="utf-8"))

@@ -58,7 +58,9 @@ def _understanding_rules() -> list[Rule]:
 def _generation_rules() -> list[Rule]:
     ours = "generation.layers.{}"
     pairs = [(f"self_attn.{name}_moe_gen", f"attention.{name}") for name in _PROJECTIONS]
-    pairs += [(f"mlp_moe_gen.{name}", f"mlp.{name}") for name in ("gate_proj", "up_proj", "down_proj")]
+    pairs += [
+        (f"mlp_moe_gen.{name}", f"mlp.{name}") for name in ("gate_proj", "up_proj", "down_proj")
+    ]
     pairs += [
         ("input_layernorm_moe_gen", "attention_norm"),
         ("post_attention_layernorm_moe_gen", "mlp_norm"),

@@ -153,7 +153,9 @@ class _Replay:
                 t = float(time)
                 latents = noise if t == 1 else self._grid(recorded["gen.x_mid"])
                 outputs[name] = self._tokens(GuidedVelocity(model, chosen, guidance)(latents, t))
-            elif match := re.fullmatch(r"gen\.loop\.(n\d+\.shift\d+\.\d+)(?:\.(\w+))?\.final", name):
+            elif match := re.fullmatch(
+                r"gen\.loop\.(n\d+\.shift\d+\.\d+)(?:\.(\w+))?\.final", name
+            ):
                 outputs |= self._loop(f"gen.loop.{match[1]}", match[2], contexts, noise)
         return outputs
 

@@ -160,9 +160,7 @@ class _Step:
         from unix_cxr.functional.patchify import unpatchify
 
         noisy = unpatchify(noisy_tokens, patch, height, width)
-        denoised = self.model.run_block(
-            noisy, time, context, understanding_gradient=self.factor
-        )
+        denoised = self.model.run_block(noisy, time, context, understanding_gradient=self.factor)
         predicted = self.model.generation.velocity_head(denoised.latents)
         target = velocity(tokens, rows[None])
         outcome.squared_errors.append((predicted - target)[0].square())

@@ -74,7 +74,12 @@ class Verification:
             for check in self.checks
         ]
         return json.dumps(
-            {"folder": self.folder, "passed": self.passed, "summary": self.summary(), "checks": checks},
+            {
+                "folder": self.folder,
+                "passed": self.passed,
+                "summary": self.summary(),
+                "checks": checks,
+            },
             indent=1,
         )
 

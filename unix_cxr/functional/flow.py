@@ -20,9 +20,7 @@ def interpolate(
     return (1 - t) * data + t * noise
 
 
-def velocity(
-    data: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."]
-) -> Float[Tensor, "b ..."]:
+def velocity(data: Float[Tensor, "b ..."], noise: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
     """Derivative of the path by time, the regression target: noise − data (arXiv:2209.03003)."""
     return noise - data
 

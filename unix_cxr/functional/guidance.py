@@ -48,7 +48,9 @@ class Guidance:
                 )
         low, high = self.interval
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"guidance interval ({low}, {high}) must satisfy 0 <= low <= high <= 1")
+            raise ValueError(
+                f"guidance interval ({low}, {high}) must satisfy 0 <= low <= high <= 1"
+            )
         if self.renorm not in get_args(Renorm):
             raise ValueError(f"renorm ({self.renorm!r}) must be one of {get_args(Renorm)}")
         if not 0 <= self.renorm_min <= 1:

@@ -16,9 +16,7 @@ def patchify(latents: Float[Tensor, "b c h w"], patch_size: int) -> Float[Tensor
         raise ValueError(
             f"latents of {height}x{width} must be divisible by the patch size ({patch_size})"
         )
-    return rearrange(
-        latents, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size
-    )
+    return rearrange(latents, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
 
 
 def unpatchify(

@@ -26,6 +26,8 @@ class UniXConfig(PreTrainedConfig):
         eos_token_id: id that closes every text.
         pad_token_id: id of padding and of an image's placeholder tokens.
         sampling: sampling defaults of this checkpoint, see `SamplingDefaults`.
+        known_findings: CheXpert names of the findings that this checkpoint learned to draw; None
+            where nobody wrote them down.
 
     Raises:
         ValueError: a key is unknown or two values disagree.
@@ -50,10 +52,14 @@ class UniXConfig(PreTrainedConfig):
     eos_token_id: int = 100001
     pad_token_id: int = 100001
     sampling: dict[str, Any] | None = None
+    known_findings: list[str] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         unknown = sorted(
-            key for key in kwargs if key not in _PUBLIC_LIBRARY_KEYS and not key.startswith("_")
+            key
+            for key in kwargs
+            if key not in _PUBLIC_LIBRARY_KEYS
+            and not key.startswith("_")
             and key not in _LIBRARY_ARGUMENTS
         )
         if unknown:

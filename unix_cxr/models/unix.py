@@ -77,7 +77,9 @@ class UniXModel(PreTrainedModel, GenerationMixin):
             ValueError: there is no segment, or batch sizes differ.
         """
         if not segments:
-            raise ValueError("encode needs at least one segment; `empty_context` makes an empty one")
+            raise ValueError(
+                "encode needs at least one segment; `empty_context` makes an empty one"
+            )
         context = self.empty_context(_batch_size(segments[0]))
         for segment in segments:
             if _batch_size(segment) != context.batch_size:
@@ -95,8 +97,12 @@ class UniXModel(PreTrainedModel, GenerationMixin):
         """The unconditional context: no token at all, the image at position 0."""
         text: Any = self.config.text_config
         nothing = torch.empty(
-            batch_size, text.num_key_value_heads, 0, text.head_dim,
-            dtype=self.dtype, device=self.device,
+            batch_size,
+            text.num_key_value_heads,
+            0,
+            text.head_dim,
+            dtype=self.dtype,
+            device=self.device,
         )
         no_tokens = torch.empty(batch_size, 0, dtype=torch.bool, device=self.device)
         return Context(
@@ -358,9 +364,7 @@ class UniXModel(PreTrainedModel, GenerationMixin):
         )
 
     def _blocks(self, ids: Int[Tensor, "b n"]) -> tuple[Bool[Tensor, "b n"], Int[Tensor, "b n"]]:
-        return inside_image(
-            ids, self.config.begin_image_token_id, self.config.end_image_token_id
-        )
+        return inside_image(ids, self.config.begin_image_token_id, self.config.end_image_token_id)
 
     def _embed(
         self, ids: Int[Tensor, "b n"], pixel_values: Float[Tensor, "i 3 h w"] | None

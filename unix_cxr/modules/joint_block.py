@@ -129,8 +129,14 @@ class JointBlock(nn.Module):
     """
 
     def __init__(
-        self, *, hidden_size: int, intermediate_size: int, heads: int, kv_heads: int,
-        head_dim: int, eps: float,
+        self,
+        *,
+        hidden_size: int,
+        intermediate_size: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        eps: float,
     ) -> None:
         super().__init__()
         if heads % kv_heads:

@@ -41,7 +41,12 @@ class LatentEmbedding(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, *, channels: int, patch_size: int, hidden_size: int, max_size: int,
+        self,
+        *,
+        channels: int,
+        patch_size: int,
+        hidden_size: int,
+        max_size: int,
         time_frequencies: int,
     ) -> None:
         super().__init__()
