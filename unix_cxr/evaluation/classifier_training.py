@@ -142,7 +142,7 @@ def _train_epoch(
                 f"({training.learning_rate})"
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
