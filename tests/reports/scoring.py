@@ -9,7 +9,10 @@ from typing import Any
 import yaml
 
 from unix_cxr.reports.cleaner import ReportCleaner
+from unix_cxr.reports.content import STATES
+from unix_cxr.reports.labeler import facts
 from unix_cxr.reports.records import Status
+from unix_cxr.reports.tokens import tokenize
 
 GOLD = Path(__file__).parent / "gold"
 
@@ -66,6 +69,13 @@ def outcome(cleaner: ReportCleaner, sentence: str) -> Outcome:
     return Outcome("rewrite", first.split(".")[0].replace("change", "prior"), report.text)
 
 
+def _said(text: str) -> set[str]:
+    """The findings' words and the labels of a sentence: what must survive."""
+    tokens = tokenize(text)
+    labels = {f"{f.label} {f.state} {sorted(f.sides)} {f.severity}" for f in facts(tokens)}
+    return labels | (set(tokens) & STATES)
+
+
 @dataclass
 class Scores:
     category_f1: float
@@ -74,6 +84,7 @@ class Scores:
     rewrite_exact: float
     rewrite_content: float
     kept_survive: float
+    kept_untouched: float
     errors: list[str]
 
 
@@ -81,7 +92,7 @@ def score(half: str, cleaner: ReportCleaner | None = None) -> Scores:
     """Micro F1 of the categories that are no finding, accuracies of the rewrites."""
     cleaner = cleaner or ReportCleaner()
     hit, predicted, true = Counter(), Counter(), Counter()
-    right = exact = near = rewrites = kept = survive = 0
+    right = exact = near = rewrites = kept = survive = untouched = 0
     errors = []
     gold = read_sentences(half)
     for item in gold:
@@ -99,7 +110,8 @@ def score(half: str, cleaner: ReportCleaner | None = None) -> Scores:
             good = good and same
         if item.action == "keep":
             kept += 1
-            survive += content(got.text) == content(item.sentence)
+            untouched += content(got.text) == content(item.sentence)
+            survive += _said(item.sentence) <= _said(got.text)
         if not good:
             errors.append(f"{item.action}/{item.category}: {item.sentence} -> {got}")
     f1 = {
@@ -107,7 +119,14 @@ def score(half: str, cleaner: ReportCleaner | None = None) -> Scores:
     }
     macro = sum(f1[c] for c in true) / len(true)
     return Scores(
-        macro, f1, right / len(gold), exact / rewrites, near / rewrites, survive / kept, errors
+        macro,
+        f1,
+        right / len(gold),
+        exact / rewrites,
+        near / rewrites,
+        survive / kept,
+        untouched / kept,
+        errors,
     )
 
 

@@ -82,7 +82,9 @@ _LINE_HEADER: Final = re.compile(
     r"conclusion|recommendations?|addendum|report|clinical history))[ \t]*\n"
 )
 _COLON: Final = re.compile(r":")
-_NAME_START: Final = re.compile(r"(?:^|\n|[.!?;:]\s|__\s|//)\s*([^\n.!?;:]{2,64})$")
+_NAME_START: Final = re.compile(
+    r"(?:^|\n|[.!?;:]\s|__\s|//|[a-z]\.(?=[A-Z]))\s*([^\n.!?;:]{2,64})$"
+)
 _VIEW_WORDS: Final = words(
     "pa ap and lateral lat chest portable frontal upright supine erect radiograph radiographs "
     "view views single two one of the x ray xray xr dx semi film films x-ray cxr 2 1 3 three "

@@ -55,7 +55,7 @@ def finish(sentence: str) -> str:
     if not sentence:
         return ""
     first = sentence[0]
-    if first.islower():
+    if "a" <= first <= "z":
         sentence = first.upper() + sentence[1:]
     return sentence if _CLOSED.search(sentence) else sentence + "."
 

@@ -4,15 +4,16 @@ from typing import Final
 
 from unix_cxr.reports.rules.base import Rule
 from unix_cxr.reports.rules.change import CHANGE
+from unix_cxr.reports.rules.change_words import CHANGE_WORDS
 from unix_cxr.reports.rules.other import (
     ADMINISTRATIVE,
     COMMUNICATION,
     HISTORY,
     RECOMMENDATION,
-    TECHNIQUE,
 )
 from unix_cxr.reports.rules.prior import PRIOR
 from unix_cxr.reports.rules.residue import RESIDUE
+from unix_cxr.reports.rules.technique import TECHNIQUE
 
 CATALOGUE: Final[tuple[Rule, ...]] = (
     *ADMINISTRATIVE,
@@ -22,6 +23,7 @@ CATALOGUE: Final[tuple[Rule, ...]] = (
     *TECHNIQUE,
     *PRIOR[:-1],
     *CHANGE,
+    *CHANGE_WORDS,
     PRIOR[-1],
     *RESIDUE,
 )

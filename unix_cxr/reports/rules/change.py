@@ -13,46 +13,15 @@ from unix_cxr.reports.rules.phrases import (
     SIZE_OF,
     STEADY,
 )
-
-UNIX: Final = frozenset(("unix",))
-_LIGHT: Final = (
-    r"(?:(?:interval|significant|significantly|appreciable|relevant|substantial|definite|large|"
-    r"major|other|overall|"
-    r"radiographic|short|marked|obvious|further|gross|material|notable|real|short-interval|"
-    r"convincing|visible|certain|meaningful|essential|great|evident|important|detectable|"
-    r"noticeable|clear|apparent|acute|discernible|demonstrable|particular) )*"
+from unix_cxr.reports.rules.shared import (
+    CHANGE_NOUN_WORDS,
+    CHANGED_WORDS,
+    LIGHT,
+    STEADY_WORDS,
+    UNIX,
+    be_form,
+    present,
 )
-_CHANGE_WORDS: Final = words(
-    "increase decrease improvement worsening progression reduction growth enlargement decline "
-    "regression deterioration exacerbation reaccumulation accumulation re reexpansion expansion"
-)
-_CHANGED_WORDS: Final = words(
-    "increased decreased improved worsened progressed enlarged grown diminished cleared "
-    "deteriorated regressed evolved changed recurred lessened reaccumulated expanded re reexpanded "
-    "shrunk reduced risen fallen dropped advanced"
-)
-_STEADY_WORDS: Final = words("unchanged stable constant same similar unaltered static")
-_MODIFIED: Final = (
-    r"(?:(?:left|right|bilateral|bibasilar|small|mild|moderate|large|minimal|trace|tiny|basilar|"
-    r"diffuse|patchy|apical|pleural|pulmonary|interstitial|vascular|venous|severe|lower|upper|"
-    r"middle|"
-    r"lobe|lung|both|multifocal|perihilar|retrocardiac|central|focal|airspace|alveolar|in|"
-    r"and|sided|hazy|loculated|dense|linear|subsegmental|basal|base|the|confluent|"
-    r"moderate-to-large|mid|zone|lateral|of|a|subtle|ill-defined|streaky|heterogeneous|"
-    r"[a-z]+-sided|parenchymal|reticular|ground-glass|consolidative|known|widespread|"
-    r"asymmetric|multiple|extensive|post-obstructive|subcutaneous) )*"
-)
-
-
-def _present(match: re.Match[str]) -> str:
-    """`is present` or `are present`, after the number of the verb that goes."""
-    verb = match.group("verb").lower()
-    return " are present" if verb in {"are", "have", "remain", "were", "appear"} else " is present"
-
-
-def _be(match: re.Match[str]) -> str:
-    verb = match.group("verb").lower()
-    return "are" if verb in {"have", "are", "remain", "continue", "persist", "appear"} else "is"
 
 
 def _after_change(match: re.Match[str]) -> str:
@@ -60,15 +29,6 @@ def _after_change(match: re.Match[str]) -> str:
     if head.startswith("there"):
         return "There is "
     return "with " if head.startswith("with") else " "
-
-
-def _remain(match: re.Match[str]) -> str:
-    verb = match.group("verb").lower()
-    if verb.endswith(("show", "demonstrate", "have")):
-        return {"show": "shows", "demonstrate": "demonstrates", "have": "has"}[verb.split()[-1]]
-    if verb in {"continues to", "continue to"}:
-        return " "
-    return "are" if verb in {"remain", "continue to be", "stay"} else "is"
 
 
 def _steady(match: re.Match[str]) -> str:
@@ -85,7 +45,7 @@ CHANGE: Final = (
         Category.PRIOR,
         r"^(?P<head>there(?: is| are| was| has been| have been|'s been|'s) )?(?:no|little|"
         r"minimal|without|not much|minor|"
-        rf"slight|some|mild) {_LIGHT}(?:change|changes|difference)(?:,? (?:in|of|to|for|with "
+        rf"slight|some|mild) {LIGHT}(?:change|changes|difference)(?:,? (?:in|of|to|for|with "
         r"regard to|involving)|(?= (?:right|left|no|calcified|marked|bilateral|mild|moderate|"
         r"small|large))) (?:the )?"
         rf"(?:{SIZE_OF} (?:of|in) )?(?:the )?(?=\S)",
@@ -104,7 +64,7 @@ CHANGE: Final = (
         r"^(?:otherwise,? |overall,? |there (?:is|are|has been|have been) |the |i see |"
         r"essentially |"
         r"findings?:? |again |with )*(?:no|little|minimal|without)\b(?: or (?:no|minimal))? "
-        rf"{_LIGHT}"
+        rf"{LIGHT}"
         r"(?:change|changes|difference|interval)s?(?: (?:is|are) (?:seen|noted|identified|"
         r"appreciated|detected|demonstrated|evident|present|observed))?(?: (?:since|from|to|in|is|"
         r"are|within|of) [^;]*)?[.]?$",
@@ -118,10 +78,10 @@ CHANGE: Final = (
         "change.no-change-tail",
         Category.PRIOR,
         r"(?:,|;| but| and)? (?:with(?:out)?|or|showing|demonstrat\w+|which shows|has|with) "
-        rf"(?:no |little |any |minimal )?{_LIGHT}"
+        rf"(?:no |little |any |minimal )?{LIGHT}"
         rf"(?:change|changes|difference|{CHANGE_NOUN})\b(?: (?:in|of) {SIZE_OF}(?! "
         r"of))?(?=[,.;]|$)",
-        words("change changes difference") | _CHANGE_WORDS,
+        words("change changes difference") | CHANGE_NOUN_WORDS,
         ("Mild cardiomegaly without significant interval change.", "Mild cardiomegaly."),
         "Thoracic spine without degenerative change.",
         presets=UNIX,
@@ -136,7 +96,7 @@ CHANGE: Final = (
         r"(?:both |the |a |an |this |these )?"
         rf"(?:{SIZE_OF} (?:of|and \w+ of|in) (?:the |a |an |this |both )?)?(?:prior |previous "
         r")?(?=\S)",
-        _CHANGE_WORDS,
+        CHANGE_NOUN_WORDS,
         ("Interval increase in the right pleural effusion.", "Right pleural effusion."),
         "Increase in density over the left base.",
         replacement=_after_change,
@@ -169,13 +129,13 @@ CHANGE: Final = (
         Category.PRIOR,
         rf"\b(?P<verb>has|have|is|are) (?:been )?{DEGREE}{CHANGED}(?: in (?:size|extent))?"
         r"(?:,| since \w+)? (?:and|but) (?:(?:is|are) )?(?:now|currently) (?:is |are )?(?!seen\b)",
-        _CHANGED_WORDS,
+        CHANGED_WORDS,
         (
             "Bilateral effusions have increased and are now moderate.",
             "Bilateral effusions are moderate.",
         ),
         "The heart is enlarged and the lungs are clear.",
-        replacement=lambda m: f"{_be(m)} ",
+        replacement=lambda m: f"{be_form(m)} ",
         presets=UNIX,
     ),
     Rule(
@@ -192,7 +152,7 @@ CHANGE: Final = (
         ),
         ("A right pigtail catheter has been placed.", "A right pigtail catheter is in place."),
         "The clips were placed at surgery.",
-        replacement=lambda m: f"{_be(m)} in place",
+        replacement=lambda m: f"{be_form(m)} in place",
         presets=UNIX,
     ),
     Rule(
@@ -234,7 +194,7 @@ CHANGE: Final = (
         words("developed appeared occurred recurred arisen"),
         ("A large right effusion has developed.", "A large right effusion is present."),
         "The developed muscles overlie the apices.",
-        replacement=_present,
+        replacement=present,
         presets=UNIX,
     ),
     Rule(
@@ -247,13 +207,13 @@ CHANGE: Final = (
         rf"considerably|appreciably|mildly|in the interval|moderately))*(?: in {SIZE_OF})?(?: "
         r"bilaterally| overall)?"
         r"(?: and (?:slightly )?(?:\w+ly )?(?:increased|decreased|improved|worsened|progressed))?",
-        _CHANGED_WORDS | words("become resolved worse"),
+        CHANGED_WORDS | words("become resolved worse"),
         (
             "The right pleural effusion has slightly decreased.",
             "The right pleural effusion is present.",
         ),
         "Enlarged heart.",
-        replacement=lambda m: "" if "which" in m.group().lower() else _present(m),
+        replacement=lambda m: "" if "which" in m.group().lower() else present(m),
         presets=UNIX,
     ),
     Rule(
@@ -265,7 +225,7 @@ CHANGE: Final = (
         rf"with) (?:the )?)?(?:{SIZE_OF}|radiographic appearance))?"
         r"(?: (?:and|but)(?! (?:there|the|no)\b) (?P<rest>(?:is |are )?))?"
         r"(?:(?<=[a-z]) bilaterally)?",
-        _STEADY_WORDS,
+        STEADY_WORDS,
         ("Small left pleural effusion is unchanged.", "Small left pleural effusion is present."),
         "The patient has stable-appearing bones.",
         replacement=_steady,
@@ -278,7 +238,7 @@ CHANGE: Final = (
         r"stable|similar|same|constant|satisfactory unchanged) "
         r"(?:and satisfactory )?(?:standard )?(?:positions?|locations?|appearance|configuration|"
         r"placement|alignment|course|level|size|extent|distribution)",
-        _STEADY_WORDS,
+        STEADY_WORDS,
         ("Left subclavian line in unchanged position.", "Left subclavian line in place."),
         "Left subclavian line in standard position.",
         replacement=lambda m: "in place" if re.search("posi|loca|plac", m.group(), re.I) else " ",
@@ -295,8 +255,8 @@ CHANGE: Final = (
         r"conspicuous|extensive|pronounced))"
         rf"(?: in (?:the )?(?:{SIZE_OF}|interval))?(?: bilaterally| overall| today)?(?=[,.;]|$| "
         r"and (?:likely|may)\b)",
-        _STEADY_WORDS
-        | _CHANGED_WORDS
+        STEADY_WORDS
+        | CHANGED_WORDS
         | words(
             "worse better larger smaller worsening improving increasing decreasing resolving "
             "progressing more new persistent less"
@@ -329,192 +289,14 @@ CHANGE: Final = (
         r"persistent|(?:more|less) (?:prominent|conspicuous|extensive|pronounced|apparent|"
         r"evident|well seen))"
         rf"(?: in {SIZE_OF})?(?= ?[,.;]|$| and\b| with\b| but\b)",
-        _CHANGED_WORDS
+        CHANGED_WORDS
         | words(
             "worse better larger smaller worsening improving increasing decreasing resolving "
             "progressing more new persistent less"
         ),
         ("Right effusion is larger.", "Right effusion is present."),
         "The right hemidiaphragm is elevated.",
-        replacement=lambda m: m.group("subject").rstrip() + _present(m),
-        presets=UNIX,
-    ),
-    Rule(
-        "change.remains",
-        Category.PRIOR,
-        r"\b(?P<verb>remains?|continues? to be|continues? to (?:show|demonstrate)|continues? to "
-        r"have|continues? to|stays?)\b(?! of)"
-        r"(?: (?:to be|present|essentially|grossly|relatively|largely)(?= \w))?",
-        words("remains remain continues continue stay stays"),
-        ("The heart remains enlarged.", "The heart is enlarged."),
-        "The remainder of the lungs is clear.",
-        replacement=_remain,
-        presets=UNIX,
-    ),
-    Rule(
-        "change.persists",
-        Category.PRIOR,
-        r"\b(?P<verb>persists?)\b|\b(?P<verb2>is|are) (?:still )?(?:persistent|"
-        r"unchanging)(?=[,.;]|$)",
-        words("persists persist persistent unchanging"),
-        ("Mild pulmonary edema persists.", "Mild pulmonary edema is present."),
-        "Persisting left superior vena cava anomaly.",
-        replacement=lambda m: (
-            " are present"
-            if (m.group("verb") or m.group("verb2")).lower() in {"persist", "are"}
-            else " is present"
-        ),
-        presets=UNIX,
-    ),
-    Rule(
-        "change.again-seen-is",
-        Category.PRIOR,
-        rf"^(?:(?:there (?:is|are|has been) )?re-?demonstration(?: without {_LIGHT}change)? "
-        r"(?:of|in)|(?:re-?demonstrated|re-?identified)(?: again)?(?: is| are)?|(?:once "
-        r")?again,? (?:(?:seen|noted|demonstrated|identified|visuali[sz]ed|evident|present|"
-        r"appreciated|shown|observed)(?: (?:is|are))?|there (?:is|are)|we see)|stable "
-        r"(?:appearance|position|positioning|configuration|size) of|unchanged (?:appearance|"
-        r"position|positioning|size|configuration) of|"
-        r"(?:there (?:is|are) )?(?:unchanged|similar|stable) (?:appearance|position|positioning|"
-        r"extent|size|configuration|degree|amount) (?:of|to)|once again,?|again,?)"
-        r" (?:an? |the )?",
-        words("redemonstrated reidentified redemonstration re again stable unchanged similar"),
-        ("Again seen is a right chest tube.", "Right chest tube."),
-        "Fixation hardware is intact.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.again",
-        Category.PRIOR,
-        r",? ?\b(?:once again|again|re-?demonstrated|still|as well as before)\b(?: "
-        r"(?:re-?demonstrated))?(?!-)",
-        words("again redemonstrated still re"),
-        ("Right upper lobe opacity is again noted.", "Right upper lobe opacity is noted."),
-        "The tube abuts against the wall of the carina.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.no-new",
-        Category.PRIOR,
-        r"\b(?P<no>no|without|nor|or|any|not any)(?: (?P<adjective>definite|significant|"
-        r"evidence of|convincing|other|obvious|acute or|large|evidence of any|other|suspicious|"
-        r"definitive))? "
-        r"(?:new|newly developed|recurrent|interval)(?:,| or(?: (?:worsening|enlarging|"
-        r"progressive|increasing|acute|suspicious|evolving))?| and)?"
-        r"(?: (?:worsening|enlarging|evolving))? (?=\S)",
-        words("new newly recurrent interval"),
-        ("No new focal consolidation.", "No focal consolidation."),
-        "No old or new disease.",
-        replacement=lambda m: f"{m.group('no')} {m.group('adjective') or ''} ",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.newly",
-        Category.PRIOR,
-        r"\b(?:newly(?:[- ](?:placed|inserted|developed|apparent|visualized|seen|noted))?|"
-        r"interval(?:ly)? (?:placed|inserted|developed|development of)|recently (?:placed|"
-        r"inserted)|now|currently|today|at this time|at the present time|presently|at "
-        r"present)\b,? ?",
-        words("newly interval intervally recently now currently today time presently present"),
-        (
-            "Newly placed Dobbhoff tube terminates in the stomach.",
-            "Dobbhoff tube terminates in the stomach.",
-        ),
-        "Normal time of inspiration.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.adjective-pair",
-        Category.PRIOR,
-        rf"(?<!-)\b{DEGREE}(?:persistent|persisting|continued|stable|unchanged|new|worsening|"
-        r"worsened|improving|improved|"
-        r"increasing|increased|decreasing|decreased|progressive|chronic stable)(?:,| but| and|, "
-        r"but| yet| or|/| to)? "
-        rf"{DEGREE}(?:persistent|stable|unchanged|new|worsening|worsened|improving|improved|"
-        r"increasing|increased|decreasing|"
-        r"decreased|resolving|enlarging|progressive) (?=\S)",
-        words(
-            "persistent persisting continued stable unchanged new worsening worsened improving "
-            "improved increasing increased decreasing decreased progressive chronic"
-        ),
-        ("Persistent but improved left retrocardiac opacity.", "Left retrocardiac opacity."),
-        "Dense but small nodule.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.steady-adjective",
-        Category.PRIOR,
-        r"(?<!-)\b(?:(?:grossly|essentially|relatively|largely|overall|otherwise|currently|"
-        r"generally) )?(?:stable|unchanged|persistent|persisting|continued|continuing|ongoing|"
-        r"similar|unaltered)"
-        r"(?! (?:to|from|with|in|of)\b)(?:/|(?:,? (?:and|but|,)| appearing| in (?:appearance|"
-        r"size) of| appearance of)? )(?=[a-z_\d])",
-        words(
-            "stable unchanged persistent persisting continued continuing ongoing similar unaltered"
-        ),
-        ("Stable mild cardiomegaly.", "Mild cardiomegaly."),
-        "Both sides have similar-sized breasts.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.new-adjective",
-        Category.PRIOR,
-        rf"\b(?:{DEGREE}(?:new|worsening|worsened|improving|improved|enlarging|increasing|"
-        r"decreasing|progressive|progressing|evolving|resolving|clearing|recurrent|interval))"
-        r"(?: since|,| and| or| but| of)? (?:(?:new|worsening|improving|increasing|interval|"
-        r"increase in|decrease in|of) )*(?=[a-z_\d])",
-        words(
-            "new worsening worsened improving improved enlarging increasing decreasing "
-            "progressive progressing evolving resolving clearing recurrent interval"
-        ),
-        ("There is a new left lower lobe opacity.", "There is a left lower lobe opacity."),
-        "No new or old disease.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.increasing-finding",
-        Category.PRIOR,
-        rf"\b{DEGREE}(?:increasing|decreasing|increased|decreased|diminished|diminishing|"
-        r"reduced)(?: in (?:the )?size of(?: the)?)?,? (?:size of (?:the )?)?"
-        rf"(?={_MODIFIED}{FINDING_NOUN}\b)",
-        words("increasing decreasing increased decreased diminished diminishing reduced"),
-        (
-            "Increased right lower lobe consolidation.",
-            "Right lower lobe consolidation.",
-        ),
-        "Increased lucency of the upper lobes.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.no-change-word",
-        Category.PRIOR,
-        rf",? (?:no|little|without) {_LIGHT}(?:interval )?changes?(?=[.,;]|$)|\bno "
-        rf"{_LIGHT}changes?,? (?=no\b)",
-        words("change changes"),
-        ("Mild fullness of the left hilum, no change.", "Mild fullness of the left hilum."),
-        "Chronic change.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.steady-in-size",
-        Category.PRIOR,
-        rf",? ?(?<!in )\b{STEADY} in (?:the )?{SIZE_OF}",
-        _STEADY_WORDS,
-        (
-            "Sternotomy wires unchanged in position, one of them broken.",
-            "Sternotomy wires, one of them broken.",
-        ),
-        "Mild scoliosis in stable-appearing bones.",
-        presets=UNIX,
-    ),
-    Rule(
-        "change.left-over",
-        Category.PRIOR,
-        rf",? ?\b(?:{DEGREE}(?:unchanged|(?<!-)stable(?!-)|in the interval|interval change|"
-        r"interval))(?=[,.;]|$)",
-        words("unchanged stable interval"),
-        ("Mild scoliosis unchanged.", "Mild scoliosis."),
-        "The fracture line is stable-appearing on both views.",
+        replacement=lambda m: m.group("subject").rstrip() + present(m),
         presets=UNIX,
     ),
 )

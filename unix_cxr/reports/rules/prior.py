@@ -15,8 +15,8 @@ from unix_cxr.reports.rules.phrases import (
     THE_PRIOR,
     WHEN,
 )
+from unix_cxr.reports.rules.shared import UNIX
 
-UNIX: Final = frozenset(("unix",))
 _COMPARED: Final = (
     r"(?:(?:as|when|if) )?(?:compar(?:ed|ing|ison)|in comparison|by comparison|in correlation|"
     r"relative|"
@@ -108,8 +108,8 @@ PRIOR: Final = (
         Category.PRIOR,
         rf",? ?\(?\b(?:which is |as |and )?(?:{DEGREE}(?:improved|worse|better|increased|decreased|"
         r"unchanged|stable|similar|larger|smaller|new|worsened|progressed|"
-        r"more (?:prominent|conspicuous)|less (?:prominent|conspicuous)) (?:\w+ "
-        rf")?)?{_COMPARED} {THE_PRIOR}"
+        r"more (?:prominent|conspicuous)|less (?:prominent|conspicuous)) "
+        rf"(?:(?:in (?:size|extent|appearance)|overall) )?)?{_COMPARED} {THE_PRIOR}"
         r"\)?(?: (?:and|but) (?=\.|$))?",
         _COMPARED_WORDS,
         ("Mild cardiomegaly compared to the prior film.", "Mild cardiomegaly."),
