@@ -75,8 +75,7 @@ def autoencoder_from_compvis(
     Raises:
         ValueError: the layout is not kl-f16, or keys are unknown or missing.
     """
-    sizes = config.get("ddconfig") or config["model"]["params"]["ddconfig"]
-    _check_layout(sizes)
+    sizes = _sizes(config)
     widths = tuple(sizes["ch"] * factor for factor in sizes["ch_mult"])
     vae = AutoencoderKL(
         in_channels=sizes["in_channels"],
@@ -103,13 +102,20 @@ def autoencoder_from_compvis(
             unknown.append(name)
             continue
         report.mapped[name] = [target]
-        ours[target] = value.float().reshape(wanted[target].shape)
+        ours[target] = _as_linear(value.float(), wanted[target].ndim)
     report.missing = sorted(set(wanted) - set(ours))
     if unknown or report.missing:
         raise ValueError(
             f"not a kl-f16 autoencoder of this config: unknown keys {unknown[:5]}, missing "
             f"{report.missing[:5]}"
         )
+    wrong = [
+        f"{name} is {list(ours[name].shape)}, the config wants {list(value.shape)}"
+        for name, value in wanted.items()
+        if ours[name].shape != value.shape
+    ]
+    if wrong:
+        raise ValueError("an autoencoder of another config: " + "; ".join(wrong[:5]))
     vae.load_state_dict(ours, strict=True)
     return vae.eval(), report
 
@@ -132,8 +138,13 @@ def load_compvis(path: Path) -> dict[str, Tensor]:
             f"{path} is a pickle that holds more than weights, which is never opened; save its "
             "state_dict alone"
         ) from error
-    weights = tree.get("state_dict", tree)
-    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no checkpoint, or a damaged one: {error}") from error
+    weights = tree.get("state_dict", tree) if isinstance(tree, dict) else {}
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"{path} holds no weights by name, neither flat nor under 'state_dict'")
+    return tensors
 
 
 def load_compvis_config(path: Path) -> dict[str, Any]:
@@ -156,6 +167,24 @@ def load_compvis_config(path: Path) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads(side.read_text(encoding="utf-8"))
         return loaded
     raise FileNotFoundError(f"no config.yaml beside {path}; it says how wide the autoencoder is")
+
+
+def _sizes(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`ddconfig`, from the top of the tree or from where CompVis keeps it."""
+    sizes: Mapping[str, Any] | None = config.get("ddconfig")
+    if sizes is None:
+        sizes = config.get("model", {}).get("params", {}).get("ddconfig")
+    if sizes is None:
+        raise ValueError(f"the autoencoder's config has no 'ddconfig'; it has {sorted(config)}")
+    _check_layout(sizes)
+    return sizes
+
+
+def _as_linear(value: Tensor, dimensions: int) -> Tensor:
+    """CompVis' attention projects by 1x1 convolutions, ours by linear layers."""
+    if value.ndim == 4 and dimensions == 2 and value.shape[2:] == (1, 1):  # noqa: PLR2004
+        return value[:, :, 0, 0]
+    return value
 
 
 def _check_layout(sizes: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ _HOLE: Final = r"([^.]+)"
 
 @dataclass(frozen=True)
 class Rule:
-    """One pattern of theirs and ours, such as "blocks.{}.norm1.{}" and "layers.{}.layer_norm1.{}"."""
+    """A pattern of theirs and ours, such as "blocks.{}.norm1.{}" and "layers.{}.layer_norm1.{}"."""
 
     theirs: str
     ours: str

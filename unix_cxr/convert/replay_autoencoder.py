@@ -14,12 +14,18 @@ from unix_cxr.models.autoencoder import decode, normalise_latents
 def replay_autoencoder(
     weights: Mapping[str, Tensor], config: Mapping[str, Any], recorded: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Our outputs by recorded name."""
+    """Our outputs by recorded name, computed in float64.
+
+    In float32 the choice of convolution kernel alone moves `roundtrip.image` by 1e-5, half of what
+    may differ, so that a machine's kernels would decide. In float64 what is left is the record's
+    own rounding. `docs/numerics.md` has the float32 errors beside it.
+    """
     vae, _ = autoencoder_from_compvis(weights, config)
-    image, latents = recorded["image"], recorded["z"]
+    vae.double()
+    image, latents = recorded["image"].double(), recorded["z"].double()
     posterior = vae.encode(image).latent_dist
     scale, shift = vae.config["scaling_factor"], vae.config["shift_factor"]
-    sample = posterior.mean + posterior.std * recorded["noise"]
+    sample = posterior.mean + posterior.std * recorded["noise"].double()
     mode = normalise_latents(posterior.mode(), vae)
     decoded = decode(latents, vae)
     return {

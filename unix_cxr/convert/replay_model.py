@@ -6,7 +6,7 @@ Axes: b batch, n tokens, d width, c latent channels, h and w latents.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from unix_cxr.convert.replay_training import replay_training
 from unix_cxr.convert.unix_release import release_config, weights_from_release
-from unix_cxr.functional.guidance import Guidance
+from unix_cxr.functional.guidance import Guidance, Renorm
 from unix_cxr.functional.patchify import patchify, unpatchify
 from unix_cxr.models.context import Context, Image, Latents, Text
 from unix_cxr.models.sampling import (
@@ -44,10 +44,19 @@ def replay_model(
     ours, _ = weights_from_release(weights, ours_config)
     model = UniXModel(ours_config)
     model.load_state_dict(ours, strict=True)
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     replay = _Replay(model, recorded)
+    groups = {
+        "und.prompt_ids": replay.understanding,
+        "gen.prompt_ids": replay.drawing,
+        "edit.prompt_ids": replay.editing,
+        "aux.latent_p2": replay.parts,
+    }
+    outputs: dict[str, Tensor] = {}
     with torch.no_grad():
-        outputs = replay.understanding() | replay.drawing() | replay.editing() | replay.parts()
+        for given, run in groups.items():
+            if given in recorded:  # what is not run is counted as unchecked
+                outputs |= run()
     shift = float(config.get("timestep_shift", 1.0))
     return outputs | replay_training(model, recorded, shift, gradient_names)
 
@@ -59,7 +68,7 @@ class _Replay:
         self.model = model
         self.recorded = recorded
         self.patch = model.config.latent_patch_size
-        height, width = recorded["gen.latent_hw"].tolist()
+        height, width = recorded.get("gen.latent_hw", torch.zeros(2, dtype=torch.long)).tolist()
         self.height, self.width = height * self.patch, width * self.patch
 
     def understanding(self) -> dict[str, Tensor]:
@@ -84,7 +93,8 @@ class _Replay:
     def _greedy(self, image: Tensor) -> dict[str, Tensor]:
         steps = self.recorded["und.greedy.logits"].shape[0]
         ids = self._reading_ids()
-        generated = self.model.generate(
+        library = cast("Any", self.model)  # whose types name its own models only
+        generated = library.generate(
             input_ids=ids,
             pixel_values=image,
             generation_config=GenerationConfig(
@@ -175,7 +185,7 @@ class _Replay:
         noise = self._grid(recorded["edit.noise"])
         for name in recorded:
             if match := re.fullmatch(r"edit\.v(?:_cfg2\.(\w+))?\.t([\d.]+)", name):
-                guidance = replace(_EDIT, renorm=match[1]) if match[1] else _OFF
+                guidance = replace(_EDIT, renorm=_renorm(match[1])) if match[1] else _OFF
                 velocity = GuidedVelocity(model, contexts, guidance)(noise, float(match[2]))
                 outputs[name] = self._tokens(velocity)
             elif match := re.fullmatch(r"edit\.loop\.(n\d+\.shift\d+\.\d+)\.final", name):
@@ -276,9 +286,13 @@ def _named_guidance(kind: str, renorm: str | None, floor: str | None) -> Guidanc
     return replace(
         base,
         interval=(0.0, 1.0),  # single velocities were recorded guided at every time
-        renorm=renorm,  # type: ignore[arg-type]  # checked by Guidance
+        renorm=_renorm(renorm),
         renorm_min=float(floor or 0),
     )
+
+
+def _renorm(name: str) -> Renorm:
+    return cast("Renorm", name)  # Guidance refuses what is none
 
 
 def _states(context: Context) -> Tensor:

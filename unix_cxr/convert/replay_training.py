@@ -14,7 +14,7 @@ from torch import Tensor
 from unix_cxr.convert.key_table import UNIX_RULES, canonical, to_ours
 from unix_cxr.functional.flow import interpolate, training_times, velocity
 from unix_cxr.functional.gradients import scale_gradient
-from unix_cxr.functional.patchify import patchify
+from unix_cxr.functional.patchify import patchify, unpatchify
 from unix_cxr.models.context import Context, Image, Latents, Segment, Text
 from unix_cxr.models.unix import UniXModel
 
@@ -55,7 +55,7 @@ def replay_training(
     gradient_names: Mapping[str, Sequence[str]],
 ) -> dict[str, Tensor]:
     """Losses, states and gradients of the recorded step, joint and frozen, by recorded name."""
-    if "train.loss" not in recorded:
+    if "train.sample_lens" not in recorded:
         return {}
     names = list(gradient_names.get("grad_norm_names", ()))
     joint = _Step(model, recorded, shift, 1.0).run()
@@ -157,8 +157,6 @@ class _Step:
         self.noisy_images += 1
         tokens = patchify(latents, patch)
         noisy_tokens = interpolate(tokens, rows[None], time)
-        from unix_cxr.functional.patchify import unpatchify
-
         noisy = unpatchify(noisy_tokens, patch, height, width)
         denoised = self.model.run_block(noisy, time, context, understanding_gradient=self.factor)
         predicted = self.model.generation.velocity_head(denoised.latents)

@@ -191,11 +191,10 @@ def convert_model(source: Path, target: Path) -> ConversionReport:
     config = release_config(tree)
     theirs = load_file(weights_file)
     ours, report = weights_from_release(theirs, config)
-    dtype = next(iter(theirs.values())).dtype
     with torch.device("meta"):
         model = UniXModel(config)
     model.load_state_dict(ours, strict=True, assign=True)
-    model.to(dtype).save_pretrained(target)
+    model.save_pretrained(target)  # each weight keeps the dtype that it came in
     _keep_the_rest(theirs, report, weights_file, tree, target)
     return report
 

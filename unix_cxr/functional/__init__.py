@@ -1,1 +1,1 @@
-"""Pure functions of tensors: flow, guidance, masks, positions, patches, images. No files, no state."""
+"""Pure functions of tensors: flow, guidance, masks, positions, patches, images."""

@@ -103,4 +103,5 @@ def _renormalise(
 ) -> Tensor:
     wanted = torch.linalg.vector_norm(conditional, dim=axes, keepdim=True)
     actual = torch.linalg.vector_norm(guided, dim=axes, keepdim=True)
-    return guided * (wanted / (actual + _TINY)).clamp(renorm_min, 1.0)
+    factor: Tensor = (wanted / (actual + _TINY)).clamp(renorm_min, 1.0)
+    return guided * factor

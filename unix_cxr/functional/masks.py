@@ -2,27 +2,8 @@
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
-
-
-def block_causal_mask(
-    block_ids: Int[Tensor, "b n"], real: Bool[Tensor, "b n"]
-) -> Bool[Tensor, "b 1 n n"]:
-    """Causal for text, bidirectional inside an image block, blind to padding.
-
-    Args:
-        block_ids: number of the image block each token is in, −1 for text.
-        real: True for tokens, False for padding.
-    """
-    length = block_ids.shape[1]
-    order = torch.arange(length, device=block_ids.device)
-    causal = order[:, None] >= order[None, :]
-    queries, keys = block_ids[:, :, None], block_ids[:, None, :]
-    may_attend = (causal | ((queries == keys) & (queries >= 0))) & real[:, None, :]
-    # a padding token sees itself, so that its softmax has a term
-    may_attend |= torch.eye(length, dtype=torch.bool, device=block_ids.device)
-    return rearrange(may_attend, "b q k -> b 1 q k")
 
 
 def segment_mask(

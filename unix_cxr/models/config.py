@@ -65,13 +65,22 @@ class UniXConfig(PreTrainedConfig):
         if unknown:
             known = sorted(name for name in self.__class__.__annotations__ if name[0] != "_")
             raise ValueError(f"unknown configuration keys {unknown}; known keys: {known}")
-        super().__post_init__(**kwargs)
+        for name, keys in _SECTIONS.items():
+            section = getattr(self, name)
+            strange = sorted(set(section) - keys) if isinstance(section, dict) else []
+            if strange:
+                raise ValueError(f"unknown keys {strange} in {name}; known keys: {sorted(keys)}")
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]  # the library's own hook
         self._check()
 
     def _check(self) -> None:
         text, vision = self.text_config, self.vision_config
-        assert isinstance(text, Qwen3Config)  # noqa: S101 - set by the base class
-        assert isinstance(vision, SiglipVisionConfig)  # noqa: S101 - set by the base class
+        if not isinstance(text, Qwen3Config):
+            raise ValueError(f"text_config must be a Qwen3Config, not {type(text).__name__}")  # noqa: TRY004 - a wrong value in a file
+        if not isinstance(vision, SiglipVisionConfig):
+            raise ValueError(  # noqa: TRY004 - a wrong value in a file
+                f"vision_config must be a SiglipVisionConfig, not {type(vision).__name__}"
+            )
         if not text.attention_bias:
             raise ValueError("text_config.attention_bias must be true: q, k and v have biases")
         if vision.vision_use_head:
@@ -97,5 +106,11 @@ _LIBRARY_ARGUMENTS = frozenset(
         "rope_theta",
     }
 )
+
+_SECTIONS = {
+    "text_config": frozenset(Qwen3Config().to_dict()) | {"rope_theta", "rope_scaling"},
+    "vision_config": frozenset(SiglipVisionConfig().to_dict()) | {"vision_use_head"},
+}
+"""Known keys of the two stock configurations."""
 
 AutoConfig.register(UniXConfig.model_type, UniXConfig)

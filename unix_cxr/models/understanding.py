@@ -70,7 +70,7 @@ class _OneLayerCache:
     def __init__(self, before: LayerContext) -> None:
         self.before = before
 
-    def update(self, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401 - transformers' signature
+    def update(self, keys: Tensor, values: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         self.keys, self.values = keys, values
         return (
             torch.cat([self.before.keys, keys], dim=2),
@@ -89,4 +89,4 @@ def _keeping_its_cache(layer: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        layer.gradient_checkpointing = before
+        layer.gradient_checkpointing = before  # type: ignore[assignment]  # as above

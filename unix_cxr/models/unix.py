@@ -4,50 +4,44 @@ Axes: b batch, n tokens, d width, c latent channels, h and w rows and columns.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from os import PathLike
+from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
-    GenerationMixin,
-    PreTrainedModel,
     Qwen3ForCausalLM,
     SiglipVisionModel,
 )
-from transformers.cache_utils import Cache
-from transformers.masking_utils import create_masks_for_generate
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from unix_cxr.functional.masks import additive, segment_mask
-from unix_cxr.functional.positions import inside_image, rotary_positions
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.context import Context, Image, Latents, Segment, Text
 from unix_cxr.models.generation import Denoised, GenerationBranch, surroundings_of
+from unix_cxr.models.loading import check_model_folder, load_strictly
+from unix_cxr.models.reading import ReadingModel
 from unix_cxr.models.understanding import run_layers
 from unix_cxr.modules.connector import Connector
 from unix_cxr.modules.joint_block import Block, LayerContext
 from unix_cxr.modules.latent_embedding import position_table
 
 
-class UniXModel(PreTrainedModel, GenerationMixin):
+class UniXModel(ReadingModel):
     """Writes the report of an X-ray (`generate`) and the velocity of a noisy one (`denoise`).
 
     `vision`, `connector` and `language_model` are the understanding branch; `generation` is the
     generation branch. Source: arXiv:2601.11522.
     """
 
-    config: UniXConfig
     config_class = UniXConfig
     base_model_prefix = ""
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ("Qwen3DecoderLayer", "SiglipEncoderLayer", "JointBlock")
-    _skip_keys_device_placement = ("past_key_values",)
+    _no_split_modules: Any = ("Qwen3DecoderLayer", "SiglipEncoderLayer", "JointBlock")
+    _skip_keys_device_placement: Any = ("past_key_values",)
 
     def __init__(self, config: UniXConfig) -> None:
         super().__init__(config)
@@ -59,7 +53,29 @@ class UniXModel(PreTrainedModel, GenerationMixin):
         )
         self.language_model = Qwen3ForCausalLM._from_config(text)
         self.generation = GenerationBranch(config)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]  # the library's own hook
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Self:
+        """The model in a folder or under a hub id: safetensors only, every weight accounted for.
+
+        Args:
+            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or a hub id.
+            args: as transformers takes them.
+            kwargs: as transformers takes them.
+
+        Raises:
+            FileNotFoundError: there is no such folder, or no config or weights in it.
+            ValueError: the folder holds a pickle only, or its weights are not those of its config.
+        """
+        if pretrained_model_name_or_path is not None:
+            check_model_folder(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
+        model: Self = load_strictly(
+            super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs
+        )
+        return model
 
     # -- drawing -----------------------------------------------------------------------------
 
@@ -217,193 +233,9 @@ class UniXModel(PreTrainedModel, GenerationMixin):
         ends = self._boundary(pixel_values.shape[0])
         return torch.cat([ends[:, :1], tokens, ends[:, 1:]], dim=1)
 
-    def _boundary(self, batch_size: int) -> Float[Tensor, "b 2 d"]:
-        ids = torch.tensor(
-            [self.config.begin_image_token_id, self.config.end_image_token_id], device=self.device
-        )
-        embedded: Tensor = self.get_input_embeddings()(ids)
-        return embedded.expand(batch_size, -1, -1)
-
-    # -- reading -----------------------------------------------------------------------------
-
-    def image_tokens(self, pixel_values: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """Image tokens in the language model's space.
-
-        Raises:
-            ValueError: the image has another size than the vision tower.
-        """
-        size = cast("Any", self.config.vision_config).image_size
-        if tuple(pixel_values.shape[-2:]) != (size, size):
-            raise ValueError(
-                f"the vision tower takes images of {size}x{size}, not "
-                f"{pixel_values.shape[-1]}x{pixel_values.shape[-2]}; UniXProcessor resizes them"
-            )
-        features = self.vision(pixel_values.to(self.vision.dtype)).last_hidden_state
-        tokens: Tensor = self.connector(features)
-        return tokens
-
-    def forward(
-        self,
-        input_ids: Int[Tensor, "b n"] | None = None,
-        attention_mask: Tensor | dict[str, Tensor] | None = None,
-        position_ids: Int[Tensor, "b n"] | None = None,
-        past_key_values: Cache | None = None,
-        pixel_values: Float[Tensor, "i 3 h w"] | None = None,
-        **options: Any,
-    ) -> CausalLMOutputWithPast:
-        """Logits of a sequence of texts and image blocks, as transformers' `generate` calls it.
-
-        Args:
-            input_ids: [b, n]; an image block is BOI, one placeholder per image token, EOI.
-            attention_mask: [b, n] 1 for tokens, 0 for padding; or masks that are ready.
-            position_ids: [b, n]; worked out from the ids where None.
-            past_key_values: keys and values of earlier tokens.
-            pixel_values: [i, 3, h, w] the images of all blocks, in the order of the batch.
-            options: inputs_embeds, labels, use_cache, logits_to_keep and what else the language
-                model takes. Labels are the ids themselves, `IGNORED_LABEL` for no loss.
-
-        Raises:
-            ValueError: neither ids nor embeddings are given, or images and blocks disagree.
-        """
-        embedded = options.pop("inputs_embeds", None)
-        if embedded is None:
-            if input_ids is None:
-                raise ValueError("give input_ids or inputs_embeds")
-            embedded = self._embed(input_ids, pixel_values)
-        if input_ids is not None and not isinstance(attention_mask, dict):
-            _, block_ids = self._blocks(input_ids)
-            if position_ids is None and past_key_values is None:
-                real = _real(attention_mask, input_ids)
-                position_ids = rotary_positions(block_ids, real)
-            attention_mask = self._masks(embedded, attention_mask, past_key_values, block_ids)
-        output: CausalLMOutputWithPast = self.language_model(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=embedded,
-            **options,
-        )
-        return output
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Int[Tensor, "b n"],
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        is_first_iteration: bool | None = False,  # noqa: FBT002 - transformers' signature
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """Inputs of one step of `generate`: the images on the first one only."""
-        if is_first_iteration:
-            # the library hands this on to `create_masks_for_generate` for a static cache
-            kwargs["token_type_ids"] = self._blocks(input_ids)[1]
-        else:
-            kwargs.pop("pixel_values", None)
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=next_sequence_length,
-            past_key_values=past_key_values,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
-        )
-        inputs.pop("token_type_ids", None)
-        return inputs
-
-    @staticmethod
-    def create_masks_for_generate(
-        config: UniXConfig,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor | None,
-        past_key_values: Cache | None,
-        position_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        **_: Any,
-    ) -> dict[str, Tensor]:
-        """Masks for a cache of fixed size: causal text, bidirectional image blocks.
-
-        The positions are kept from the library: it would take an image's shared position for the
-        start of another sequence.
-        """
-        del position_ids
-        masks: dict[str, Tensor] = create_masks_for_generate(
-            config=config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            block_sequence_ids=token_type_ids,
-        )
-        return masks
-
-    def _prepare_position_ids_for_generation(
-        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]
-    ) -> Int[Tensor, "b n"]:
-        ids = inputs_tensor
-        if model_kwargs.get("input_ids") is not None and model_kwargs["input_ids"].shape[1]:
-            ids = model_kwargs["input_ids"]
-        _, block_ids = self._blocks(ids)
-        return rotary_positions(block_ids, _real(model_kwargs.get("attention_mask"), ids))
-
-    def _masks(
-        self,
-        embedded: Tensor,
-        attention_mask: Tensor | None,
-        past_key_values: Cache | None,
-        block_ids: Tensor,
-    ) -> dict[str, Tensor]:
-        has_image = bool((block_ids >= 0).any())
-        return self.create_masks_for_generate(
-            self.config,
-            embedded,
-            attention_mask,
-            past_key_values,
-            token_type_ids=block_ids if has_image else None,
-        )
-
-    def _blocks(self, ids: Int[Tensor, "b n"]) -> tuple[Bool[Tensor, "b n"], Int[Tensor, "b n"]]:
-        return inside_image(ids, self.config.begin_image_token_id, self.config.end_image_token_id)
-
-    def _embed(
-        self, ids: Int[Tensor, "b n"], pixel_values: Float[Tensor, "i 3 h w"] | None
-    ) -> Float[Tensor, "b n d"]:
-        embedded: Tensor = self.get_input_embeddings()(ids)
-        if pixel_values is None:
-            return embedded
-        inside, _ = self._blocks(ids)
-        boundaries = (ids == self.config.begin_image_token_id) | (
-            ids == self.config.end_image_token_id
-        )
-        places = inside & ~boundaries
-        tokens = self.image_tokens(pixel_values)
-        if int(places.sum()) != tokens.shape[0] * tokens.shape[1]:
-            raise ValueError(
-                f"{tokens.shape[0]} images of {tokens.shape[1]} tokens need as many placeholders "
-                f"between BOI and EOI; the ids have {int(places.sum())}"
-            )
-        return embedded.masked_scatter(places[..., None], tokens.to(embedded.dtype))
-
-    # -- the library's hooks -----------------------------------------------------------------
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The language model's table of token embeddings."""
-        embeddings: nn.Module = self.language_model.get_input_embeddings()
-        return embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's table of token embeddings."""
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """The language model's head."""
-        head: nn.Module = self.language_model.get_output_embeddings()
-        return head
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]  # the library's own hook
         if isinstance(module, GenerationBranch):
             # a velocity of 0 to begin with, and a table that is told, not learned
             nn.init.zeros_(module.velocity_head.weight)
@@ -422,12 +254,6 @@ def _batch_size(segment: Segment) -> int:
             return segment.pixel_values.shape[0]
         case Latents():
             return segment.latents.shape[0]
-
-
-def _real(attention_mask: Tensor | None, ids: Int[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
-    if attention_mask is None:
-        return torch.ones_like(ids, dtype=torch.bool)
-    return attention_mask.bool()
 
 
 AutoModel.register(UniXConfig, UniXModel)

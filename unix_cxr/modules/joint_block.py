@@ -105,12 +105,12 @@ class LatentAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.q_proj = nn.Linear(hidden_size, heads * head_dim)
-        self.k_proj = nn.Linear(hidden_size, kv_heads * head_dim)
-        self.v_proj = nn.Linear(hidden_size, kv_heads * head_dim)
-        self.o_proj = nn.Linear(heads * head_dim, hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(head_dim, eps=eps)
-        self.k_norm = nn.RMSNorm(head_dim, eps=eps)
+        self.q_proj: nn.Module = nn.Linear(hidden_size, heads * head_dim)
+        self.k_proj: nn.Module = nn.Linear(hidden_size, kv_heads * head_dim)
+        self.v_proj: nn.Module = nn.Linear(hidden_size, kv_heads * head_dim)
+        self.o_proj: nn.Module = nn.Linear(heads * head_dim, hidden_size, bias=False)
+        self.q_norm: nn.Module = nn.RMSNorm(head_dim, eps=eps)
+        self.k_norm: nn.Module = nn.RMSNorm(head_dim, eps=eps)
 
 
 class JointBlock(nn.Module):
