@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 _CHUNK_BYTES: Final = 1 << 20
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
@@ -24,27 +26,73 @@ def replacing(path: str | Path) -> Iterator[Path]:
             that the old one survives.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    temporary = Path(name)
+    kept = "the old file is untouched" if path.exists() else "nothing was written"
+    with explaining_full_disk(path, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """An empty temporary folder beside `path` that takes its place when the block ends well.
+
+    A folder that was there before is removed only after the new one is whole; an error removes
+    the temporary folder and leaves the old one. (Between two renames there is a moment without
+    either; what is left of a crash then is the old folder, named `.NAME.old`.)
+
+    Raises:
+        OSError: the disk is full or read-only; the message names the folder and says what is left.
+    """
+    path = Path(path)
+    temporary, old = (path.parent / f".{path.name}.{state}" for state in ("partial", "old"))
+    kept = "the old folder is untouched" if path.exists() else "nothing was written"
+    with explaining_full_disk(path, kept):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush(file)
+            shutil.rmtree(old, ignore_errors=True)
+            if path.exists():
+                path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def explaining_full_disk(path: str | Path, kept: str) -> Iterator[None]:
+    """Say which file did not fit, and what is left, when the disk is full inside the block.
+
+    Args:
+        path: what is being written.
+        kept: what is left on the disk, as a clause.
+
+    Raises:
+        OSError: with the errno of the first cause and a message that names `path`.
+    """
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            kept = "the old file is untouched" if path.exists() else "nothing was written"
-            raise OSError(
-                errno.ENOSPC,
-                f"no space left on the disk while writing {path} ({kept}); free some space and "
-                "run the same command again",
-            ) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+        if error.errno not in _FULL:
+            raise
+        raise OSError(
+            error.errno,
+            f"no space left on the disk while writing {path} ({kept}); free some space and run "
+            "the same command again",
+        ) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -59,6 +107,19 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def append_line(path: str | Path, line: str) -> None:
+    """Add a line to a text file; its folder must exist.
+
+    Raises:
+        OSError: the disk is full; the message names the file.
+    """
+    with (
+        explaining_full_disk(path, "the last line may be cut off"),
+        Path(path).open("a", encoding="utf-8") as file,
+    ):
+        file.write(line + "\n")
+
+
 def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file, read in chunks."""
     digest = hashlib.sha256()
@@ -66,6 +127,12 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def _umask() -> int:

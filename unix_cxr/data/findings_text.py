@@ -107,9 +107,7 @@ def stated_labels(study: Study) -> list[str]:
 def labels_of(text: str) -> frozenset[str]:
     """The labels that a findings text states: the inverse of `describe`, for known wordings."""
     sentences = {f"{sentence.strip()}." for sentence in text.split(".") if sentence.strip()}
-    return frozenset(
-        label for label, wordings in STATEMENTS.items() if sentences & set(wordings)
-    )
+    return frozenset(label for label, wordings in STATEMENTS.items() if sentences & set(wordings))
 
 
 def unknown_sentences(text: str) -> list[str]:

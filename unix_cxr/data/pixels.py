@@ -121,9 +121,11 @@ def _from_array(array: NDArray[np.generic]) -> NDArray[np.float32]:
         elif array.shape[-1] == 1:
             array = array[..., 0]
         elif array.shape[-1] == 3:  # noqa: PLR2004 - red, green, blue
-            array = np.asarray(Image.fromarray(array.astype(np.uint8)).convert("L")) if (
-                array.dtype == np.uint8
-            ) else array.mean(axis=-1, dtype=np.float64)
+            array = (
+                np.asarray(Image.fromarray(array.astype(np.uint8)).convert("L"))
+                if (array.dtype == np.uint8)
+                else array.mean(axis=-1, dtype=np.float64)
+            )
     if array.ndim != 2:  # noqa: PLR2004
         raise ValueError(
             f"an X-ray array must be [h, w], [h, w, 1], [1, h, w] or [h, w, 3], not "

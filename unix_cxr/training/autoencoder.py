@@ -112,5 +112,3 @@ def latent_statistics(
             ]
         )
     return float(modes.mean()), float(modes.std())
-
-

@@ -1,20 +1,23 @@
 """Checkpoints without pickle: safetensors and JSON, whole or absent."""
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unix_cxr.files import replacing, sha256, write_text
+from unix_cxr.files import explaining_full_disk, replacing, sha256, write_text
 
 _KEPT: Final = 2
 _STATE: Final = "state.json"
+_FULL_DISK: Final = ("No space left", "StorageFull", "code: 28", "QuotaExceeded")
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ class TrainingState:
         weights: learning parameters by name.
         optimizer: the optimizer's tensors, named "parameter/entry".
         recipe: the resolved recipe as JSON text.
+        started_from: fingerprints of the networks that the stage began with, by name; empty where
+            nobody said.
     """
 
     step: int
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     recipe: str
+    started_from: Mapping[str, str] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, state: TrainingState) -> Path:
@@ -42,26 +48,45 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
     """
     target = folder / f"step-{state.step:08d}"
     temporary = folder / f".{target.name}.partial"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        checksums = {}
-        for name, tensors in (("weights", state.weights), ("optimizer", state.optimizer)):
-            file = temporary / f"{name}.safetensors"
-            with replacing(file) as partial:
-                save_file({key: value.contiguous() for key, value in tensors.items()}, partial)
-            checksums[file.name] = sha256(file)
-        write_text(
-            temporary / _STATE,
-            json.dumps({"step": state.step, "sha256": checksums, "recipe": state.recipe}, indent=1),
-        )
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    older = [path.name for path in checkpoints(folder)]
+    kept = f"the older checkpoint {older[-1]} is untouched" if older else "there is no older one"
+    with explaining_full_disk(f"checkpoint {target}", kept):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            _write(temporary, state)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     for old in checkpoints(folder)[:-_KEPT]:
         shutil.rmtree(old)
     return target
+
+
+def _write(folder: Path, state: TrainingState) -> None:
+    checksums = {}
+    for name, tensors in (("weights", state.weights), ("optimizer", state.optimizer)):
+        file = folder / f"{name}.safetensors"
+        with replacing(file) as partial:
+            _save_tensors(tensors, partial)
+        checksums[file.name] = sha256(file)
+    content = {
+        "step": state.step,
+        "sha256": checksums,
+        "recipe": state.recipe,
+        "started_from": dict(state.started_from),
+    }
+    write_text(folder / _STATE, json.dumps(content, indent=1))
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    try:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, file)
+    except SafetensorError as error:
+        if any(sign in str(error) for sign in _FULL_DISK):
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -73,21 +98,37 @@ def load_checkpoint(path: Path) -> TrainingState:
     """Read a checkpoint and check its sums.
 
     Raises:
-        ValueError: a file's checksum is not the recorded one.
+        ValueError: a file is missing, cannot be read, or its checksum is not the recorded one.
     """
-    state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    state = _read_state(path)
     for name, recorded in state["sha256"].items():
-        actual = sha256(path / name)
+        actual = sha256(path / name) if (path / name).is_file() else "absent"
         if actual != recorded:
-            raise ValueError(
-                f"{path / name} is damaged (SHA-256 {actual[:12]}…, recorded {recorded[:12]}…); "
-                f"remove {path} to go on from the checkpoint before it"
-            )
+            raise _damaged(path / name, f"SHA-256 {actual[:12]}, recorded {recorded[:12]}")
     return TrainingState(
         step=state["step"],
         weights=load_file(path / "weights.safetensors"),
         optimizer=load_file(path / "optimizer.safetensors"),
         recipe=state["recipe"],
+        started_from=state.get("started_from", {}),
+    )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path / _STATE, str(error)) from error
+    missing = {"step", "sha256", "recipe"} - set(state)
+    if missing:
+        raise _damaged(path / _STATE, f"it lacks {sorted(missing)}")
+    return state
+
+
+def _damaged(file: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{file} is damaged ({reason}); remove the folder {file.parent} to go on from the "
+        "checkpoint before it"
     )
 
 
@@ -107,9 +148,10 @@ def restore_optimizer(
     names: Mapping[str, nn.Parameter],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Put named tensors back as the optimizer's state."""
+    """Put named tensors back as the optimizer's state, laid out in memory as it would have them."""
     for key, value in tensors.items():
         name, entry = key.rsplit("/", 1)
         parameter = names[name]
-        device = parameter.device if value.ndim else value.device
-        optimizer.state[parameter][entry] = value.to(device)
+        # the optimizer counts steps on the CPU; what has a parameter's shape lies where it lies
+        like = value if entry == "step" else torch.empty_like(parameter, dtype=value.dtype)
+        optimizer.state[parameter][entry] = like.copy_(value)

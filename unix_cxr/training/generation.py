@@ -147,7 +147,8 @@ def posterior_moments(
     """Mean and log-variance of every image's posterior, not yet normalised."""
     device = next(vae.parameters()).device
     moments = []
-    for part in tqdm(torch.arange(len(store)).split(batch_size), desc="encoding", unit="batch"):
+    parts = torch.arange(len(store)).split(batch_size)
+    for part in tqdm(parts, "encoding", unit="batch", disable=None):
         images = random_affine(store[part], augmentation, generator)
         moments.append(vae.encode(to_range(images, vae).to(device)).latent_dist.parameters.cpu())
     return torch.cat(moments)

@@ -28,7 +28,7 @@ class XRayStore:
             raise ValueError("there are no studies to read; check data.subsets and the splits")
         self.studies = list(studies)
         self.bytes: UInt8[Tensor, "s 1 h w"] = torch.stack(
-            [_read(study, size) for study in tqdm(studies, desc="reading", unit="image")]
+            [_read(study, size) for study in tqdm(studies, "reading", unit="image", disable=None)]
         )
 
     def __len__(self) -> int:

@@ -38,9 +38,7 @@ class LossTerm:
         return cls(elements.sum(), elements.numel())
 
 
-def weighted_sum(
-    terms: Mapping[str, LossTerm], weights: Mapping[str, float]
-) -> Float[Tensor, ""]:
+def weighted_sum(terms: Mapping[str, LossTerm], weights: Mapping[str, float]) -> Float[Tensor, ""]:
     """Σ weight × mean over the named terms.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a recipe may say, checked by pydantic; an unknown key is an error that names the known ones."""
+"""What a recipe may say, checked by pydantic; an unknown key is an error that names known ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,6 +110,9 @@ class StageSettings(_Strict):
         name: names the stage's folder.
         objective: what is minimised.
         trains: shell patterns of the parameters that learn; each must match one.
+        freezes: shell patterns of parameters that stay as they are although `trains` matches them;
+            each must match one.
+        allow_random: the stage may read frozen weights that nothing has trained or loaded.
         steps: optimizer steps.
         batch_size: samples per step.
         learning_rate: after the warm-up.
@@ -128,6 +131,8 @@ class StageSettings(_Strict):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
     objective: ObjectiveSettings
     trains: Annotated[tuple[str, ...], Field(min_length=1)]
+    freezes: tuple[str, ...] = ()
+    allow_random: bool = False
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     learning_rate: Positive
@@ -238,7 +243,9 @@ def _override(tree: Any, override: str) -> None:  # noqa: ANN401 - a tree of YAM
     for part in parents:
         node = _child(node, part, key)
     if not isinstance(node, dict):
-        raise ValueError(f"override {key!r}: {last!r} is no key of a list; name an entry before it")
+        raise ValueError(  # noqa: TRY004 - the value of an option, not the type of an argument
+            f"override {key!r}: {last!r} is no key of a list; name an entry before it"
+        )
     node[last] = yaml.safe_load(text)
 
 

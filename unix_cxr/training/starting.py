@@ -1,0 +1,132 @@
+"""Weights that a run begins with: read from a pipeline folder, or from a stage's own export."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unix_cxr.models.config import UniXConfig
+from unix_cxr.models.unix import UniXModel
+from unix_cxr.pipelines.processing import UniXProcessor
+
+_MODEL_KEYS_OF_NO_WEIGHT: Final = frozenset(
+    {"sampling", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"}
+)
+_VAE_KEYS_OF_WEIGHTS: Final = (
+    "in_channels",
+    "out_channels",
+    "down_block_types",
+    "up_block_types",
+    "block_out_channels",
+    "layers_per_block",
+    "latent_channels",
+    "norm_num_groups",
+)
+_WEIGHT_FILES: Final = ("model*.safetensors", "diffusion_pytorch_model*.safetensors")
+
+
+def load_processor(folder: Path) -> UniXProcessor:
+    """The processor of a folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: its files cannot be read.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer.json; a model needs the tokenizer that it was trained with"
+        )
+    try:
+        processor: UniXProcessor = UniXProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{folder} holds no processor that can be read: {error}") from error
+    return processor
+
+
+def load_model_weights(model: UniXModel, folder: Path) -> None:
+    """Copy a folder's weights into a model, whole; float16 becomes the model's own type.
+
+    Raises:
+        FileNotFoundError: the folder has no weights.
+        ValueError: the folder's config or its weights do not fit; the message says which.
+    """
+    theirs = UniXConfig.from_pretrained(folder, local_files_only=True)
+    _refuse_other_config(_plain(theirs.to_dict()), _plain(model.config.to_dict()), folder)
+    _load_whole(model, folder)
+
+
+def load_vae_weights(vae: AutoencoderKL, folder: Path) -> None:
+    """Copy a folder's weights into an autoencoder, whole, with its scale and shift.
+
+    Raises:
+        FileNotFoundError: the folder has no weights.
+        ValueError: the folder's config or its weights do not fit; the message says which.
+    """
+    network: Any = vae
+    theirs = AutoencoderKL.load_config(folder, local_files_only=True)
+    wanted = {key: network.config[key] for key in _VAE_KEYS_OF_WEIGHTS}
+    found = {key: theirs.get(key) for key in _VAE_KEYS_OF_WEIGHTS}
+    _refuse_other_config(_plain(found), _plain(wanted), folder)
+    _load_whole(network, folder)
+    network.register_to_config(
+        scaling_factor=theirs.get("scaling_factor", 1.0), shift_factor=theirs.get("shift_factor")
+    )
+
+
+def _load_whole(network: nn.Module, folder: Path) -> None:
+    files = sorted(file for pattern in _WEIGHT_FILES for file in folder.glob(pattern))
+    if not files:
+        pickles = sorted(file.name for file in folder.glob("*.bin"))
+        told = f" ({pickles[0]} is a pickle, which is never read)" if pickles else ""
+        raise FileNotFoundError(f"{folder} has no weights in safetensors files{told}")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            weights |= load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged or no safetensors file: {error}") from error
+    wanted = network.state_dict()
+    missing, unknown = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
+    shapes = [
+        name for name in wanted if name in weights and weights[name].shape != wanted[name].shape
+    ]
+    if missing or unknown or shapes:
+        raise ValueError(
+            f"the weights in {folder} do not fit: missing {missing[:3]}, unknown {unknown[:3]}, "
+            f"of another shape {shapes[:3]} ({len(missing)}, {len(unknown)}, {len(shapes)} in all)"
+        )
+    broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"weights in {folder} are not finite: {broken[:3]}")
+    network.load_state_dict(weights)
+
+
+def _refuse_other_config(theirs: Mapping[str, Any], ours: Mapping[str, Any], folder: Path) -> None:
+    differing = [
+        f"{key} is {theirs.get(key)!r}, the recipe says {ours.get(key)!r}"
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key) != ours.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder / 'config.json'} is of another configuration: {'; '.join(differing)}; give "
+            "weights of the recipe's sizes, or a recipe of these"
+        )
+
+
+def _plain(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves of a configuration by dotted name, without what says nothing about weights."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in _MODEL_KEYS_OF_NO_WEIGHT:
+            continue
+        if isinstance(value, Mapping):
+            leaves |= _plain(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return leaves
