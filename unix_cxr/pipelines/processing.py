@@ -62,7 +62,7 @@ class UniXProcessor(ProcessorMixin):
         end_of_image: str = "<end_of_image>",
         placeholder: str | None = None,
     ) -> None:
-        super().__init__(tokenizer)
+        super().__init__(tokenizer)  # type: ignore[no-untyped-call]  # transformers is untyped here
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.image_size = image_size
         self.image_tokens = image_tokens
@@ -78,7 +78,7 @@ class UniXProcessor(ProcessorMixin):
         self.eos_id = self._id_of(tokenizer.eos_token)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
 
-    def __call__(  # type: ignore[override]  # fewer inputs than the library's many modalities
+    def __call__(
         self,
         images: Source | Sequence[Source],
         text: str | Sequence[str] | None = None,
@@ -97,7 +97,7 @@ class UniXProcessor(ProcessorMixin):
             input_ids [b, n], attention_mask [b, n] and pixel_values [b, 3, h, w], padded on the
             left.
         """
-        sources = [images] if _is_one(images) else list(images)
+        sources = as_list(images)
         prompts = self.prompts(len(sources), text, indication)
         rows = [[*self.image_block(), *self.text_ids(prompt), self.bos_id] for prompt in prompts]
         ids, mask = self.pad(rows)
@@ -174,9 +174,7 @@ class UniXProcessor(ProcessorMixin):
         """[BOI] placeholders [EOI]."""
         return [self.begin_id, *[self.placeholder_id] * self.image_tokens, self.end_id]
 
-    def pad(
-        self, rows: Sequence[Sequence[int]]
-    ) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "b n"], Bool[Tensor, "b n"]]:
         """Rows of ids padded on the left, and True where a token is."""
         length = max(len(row) for row in rows)
         ids = torch.full((len(rows), length), self.pad_id)
@@ -203,8 +201,11 @@ class UniXProcessor(ProcessorMixin):
         return identity
 
 
-def _is_one(images: Any) -> bool:  # noqa: ANN401 - one image or many
-    return not isinstance(images, list | tuple)
+def as_list(images: Source | Sequence[Source]) -> list[Source]:
+    """One image or several as a list of images."""
+    if isinstance(images, list | tuple):
+        return list(images)
+    return [images]  # type: ignore[list-item]  # a sequence is a list or a tuple
 
 
 def _one_each(

@@ -1,0 +1,90 @@
+"""`unix-cxr convert`: other releases to ours and back."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unix_cxr.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from unix_cxr.convert.unix_release import ConversionReport
+
+convert_app = typer.Typer(
+    help="Convert published checkpoints to this library's layout, and back.", no_args_is_help=True
+)
+
+
+@convert_app.command("unix-release")
+def unix_release(
+    source: Annotated[Path, typer.Argument(help="Published folder: config.json, safetensors.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; a pipeline, or a model alone.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer.")] = None,
+    vae: Annotated[
+        Path | None, typer.Option(help="kl-f16 autoencoder (.ckpt or .safetensors).")
+    ] = None,
+    model_only: Annotated[
+        bool, typer.Option("--model-only", help="Convert the model without tokenizer and vae.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Convert the published UniX weights; every key is mapped, dropped with a reason or refused."""
+    from unix_cxr.convert.unix_release import convert_model
+
+    if model_only:
+        _tell(convert_model(source, target), target, json)
+        return
+    if tokenizer is None or vae is None:
+        raise ValueError("give --tokenizer DIR and --vae FILE, or --model-only")
+    _tell(_convert_whole(source, target, tokenizer, vae), target, json)
+
+
+@convert_app.command("to-unix-release")
+def to_unix_release(
+    source: Annotated[Path, typer.Argument(help="Our model folder, or a pipeline's.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write.")],
+    json: AsJson = False,
+) -> None:
+    """Write the published layout again; a converted release gives back its very bytes."""
+    import json as json_module
+
+    from unix_cxr.convert.unix_release import convert_model_back
+
+    inner = source / "model"
+    count = convert_model_back(inner if inner.is_dir() else source, target)
+    outcome = {"keys": count, "target": str(target)}
+    typer.echo(json_module.dumps(outcome) if json else f"{count} keys written to {target}")
+
+
+def _convert_whole(source: Path, target: Path, tokenizer: Path, vae: Path) -> "ConversionReport":
+    """Model, autoencoder and tokenizer as one pipeline folder."""
+    from unix_cxr.convert.compvis import (
+        autoencoder_from_compvis,
+        load_compvis,
+        load_compvis_config,
+    )
+    from unix_cxr.convert.unix_release import convert_model
+    from unix_cxr.models.unix import UniXModel
+    from unix_cxr.pipelines.converted import assemble, load_tokenizer
+
+    words = load_tokenizer(tokenizer)
+    autoencoder, theirs = autoencoder_from_compvis(load_compvis(vae), load_compvis_config(vae))
+    report = convert_model(source, target / "model")
+    model = UniXModel.from_pretrained(target / "model", use_safetensors=True)
+    assemble(model, autoencoder, words).save_pretrained(target)
+    report.mapped |= {f"vae/{name}": names for name, names in theirs.mapped.items()}
+    report.dropped |= {f"vae/{name}": why for name, why in theirs.dropped.items()}
+    return report
+
+
+def _tell(report: "ConversionReport", target: Path, json: bool) -> None:
+    from unix_cxr.files import write_text
+
+    report_file = target / "conversion.json"
+    write_text(report_file, report.to_json())
+    if json:
+        typer.echo(report.to_json())
+        return
+    for name, why in report.dropped.items():
+        typer.echo(f"dropped {name}: {why}")
+    typer.echo(f"{report.summary()}; every key in {report_file}")
