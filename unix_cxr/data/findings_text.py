@@ -4,6 +4,7 @@ Every statement has several wordings; `describe` picks one of each, `labels_of` 
 """
 
 import random
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -12,7 +13,9 @@ from unix_cxr.data.studies import Study
 CHILD: Final = "Child"
 ADULT: Final = "Adult"
 OLDER: Final = "Older adult"
+_ADULT_FROM_YEARS: Final = 18
 _OLDER_FROM_YEARS: Final = 65
+_AGE: Final = re.compile(r"(?P<number>\d{1,3})(?P<unit>[YMWD]?)")
 
 _VIEWS: Final[Mapping[str, Sequence[str]]] = {
     "AP": ("AP", "Anteroposterior"),
@@ -76,7 +79,9 @@ def describe(study: Study, generator: random.Random) -> str:
     """
     if study.view not in _VIEWS:
         raise ValueError(f"view ({study.view!r}) of {study.image} must be one of {list(_VIEWS)}")
-    person = generator.choice(_PEOPLE[age_group(study), study.sex])
+    group = age_group(study)
+    # children are not told apart by sex: their films rarely show it
+    person = generator.choice(_PEOPLE[group, "" if group == CHILD else study.sex])
     view, film = generator.choice(_VIEWS[study.view]), generator.choice(_FILMS)
     statements = [generator.choice(_wordings(label)) for label in stated_labels(study)]
     generator.shuffle(statements)
@@ -118,12 +123,19 @@ def unknown_sentences(text: str) -> list[str]:
 
 
 def age_group(study: Study) -> str:
-    """Child, adult or older adult (65 years and more); adult where the age is unknown."""
+    """Child, adult or older adult (65 years and more); adult where the age is unknown.
+
+    Ages are years ("58", "058Y"), months or days ("011M", "005D"), or a phrase with "pediatric".
+    """
     if "pediatric" in study.age:
         return CHILD
-    if study.age.isdigit() and int(study.age) >= _OLDER_FROM_YEARS:
-        return OLDER
-    return ADULT
+    found = _AGE.fullmatch(study.age.strip())
+    if found is None:
+        return ADULT
+    years = int(found["number"]) if found["unit"] in {"", "Y"} else 0
+    if years < _ADULT_FROM_YEARS:
+        return CHILD
+    return OLDER if years >= _OLDER_FROM_YEARS else ADULT
 
 
 def _wordings(label: str) -> Sequence[str]:

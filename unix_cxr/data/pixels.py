@@ -1,7 +1,11 @@
 """Reading a chest X-ray from a path, bytes, an array or a PIL image into honest pixels."""
 
 import io
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +20,11 @@ from unix_cxr.defaults import MAX_IMAGE_PIXELS
 MIN_SIDE: Final = 16
 _EIGHT_BITS: Final = 255
 _SIXTEEN_BITS: Final = 65535
+_LUMINANCE: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow weighs red, green and blue
+_GREY_AXES: Final = 2
+_COLOUR_AXES: Final = 3
+_SCALES: Final = {"uint8": _EIGHT_BITS, "uint16": _SIXTEEN_BITS, "bool": 1}
+_BROKEN: Final = (OSError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 
 Source = str | Path | bytes | NDArray[np.generic] | Image.Image
 """What `load_xray` reads."""
@@ -42,24 +51,26 @@ def load_xray(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> XRay:
 
     Args:
         source: a file path, the bytes of a file, a PIL image, or an array [h, w], [h, w, 1],
-            [1, h, w] or [h, w, 3] of uint8, uint16 or floats in [0, 1].
+            [1, h, w] or [h, w, 3] of bool, uint8, uint16 or floats in [0, 1].
         max_pixels: larger images are refused.
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: the path is a folder.
         ValueError: the image is too small, too large, corrupt, of an unknown format, or holds
             values that are not finite or outside [0, 1].
         TypeError: the source is none of the above.
     """
     if isinstance(source, np.ndarray):
-        return XRay(_check(_from_array(source), "array", max_pixels), "array")
+        return XRay(_from_array(source, max_pixels), "array")
     if isinstance(source, Image.Image):
-        _check_size(source.size, "PIL image", max_pixels)
-        return XRay(_check(_from_pil(source), "PIL image", max_pixels), "PIL image")
+        return XRay(_from_pil(source, "PIL image", max_pixels), "PIL image")
     if isinstance(source, bytes):
         return XRay(_decode(io.BytesIO(source), "bytes", max_pixels), "bytes")
     if isinstance(source, str | Path):
         path = Path(source)
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder; give the file of one image")
         if not path.is_file():
             raise FileNotFoundError(f"no image file at {path}")
         return XRay(_decode(path, str(path), max_pixels), str(path))
@@ -70,77 +81,93 @@ def load_xray(source: Source, *, max_pixels: int = MAX_IMAGE_PIXELS) -> XRay:
 
 
 def _decode(file: Path | io.BytesIO, name: str, max_pixels: int) -> NDArray[np.float32]:
+    with warnings.catch_warnings():
+        # the size is judged here, per call, and not by Pillow's process-wide limit
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with _explaining(name), Image.open(file) as image:
+            return _from_pil(image, name, max_pixels)
+
+
+@contextmanager
+def _explaining(name: str) -> Iterator[None]:
+    """Say in one manner what the many readers of Pillow raise in many."""
     try:
-        with warnings.catch_warnings():
-            # the size is judged here, per call, and not by Pillow's process-wide limit
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                _check_size(image.size, name, max_pixels)
-                if getattr(image, "n_frames", 1) != 1:
-                    raise ValueError(
-                        f"{name} holds {getattr(image, 'n_frames', 0)} frames; give one image"
-                    )
-                image.load()
-                return _check(_from_pil(image), name, max_pixels)
+        yield
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{name} is not an image that can be read; PNG, JPEG and TIFF are"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large: {error}; the limit is {max_pixels:,} px") from error
-    except (OSError, SyntaxError) as error:
+        raise ValueError(
+            f"{name} is too large even for Pillow's own limit, PIL.Image.MAX_IMAGE_PIXELS: {error}"
+        ) from error
+    except PermissionError:
+        raise
+    except _BROKEN as error:
         raise ValueError(f"{name} is corrupt or cut off: {error}") from error
 
 
-def _from_pil(image: Image.Image) -> NDArray[np.float32]:
+def _from_pil(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.float32]:
+    _check_size(image.size, name, max_pixels)
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1:
+        raise ValueError(f"{name} holds {frames} frames; give one image")
+    with _explaining(name):
+        image.load()
+    return _check_values(_grey(image, name), name)
+
+
+def _grey(image: Image.Image, name: str) -> NDArray[np.float32]:
     if image.mode in {"I;16", "I;16L", "I;16B"}:
-        return np.asarray(image, dtype=np.float32) / _SIXTEEN_BITS
+        return _scaled(np.asarray(image), _SIXTEEN_BITS)
     if image.mode == "I":
         values = np.asarray(image)
         if values.min() < 0 or values.max() > _SIXTEEN_BITS:
             raise ValueError(
-                f"a 32-bit image with values {values.min()}..{values.max()} has no known scale; "
-                "convert it to 8 or 16 bits"
+                f"{name} is a 32-bit image with values {values.min()}..{values.max()}, which has "
+                "no known scale; convert it to 8 or 16 bits"
             )
-        return values.astype(np.float32) / _SIXTEEN_BITS
-    if image.mode == "F":
-        return np.asarray(image, dtype=np.float32)
-    if image.mode == "1":
-        return np.asarray(image, dtype=np.float32)
-    if image.mode in {"RGBA", "LA", "PA"}:
+        return _scaled(values, _SIXTEEN_BITS)
+    if image.mode in {"F", "1"}:
+        return _scaled(np.asarray(image), 1)
+    if "A" in image.getbands():
         image = Image.alpha_composite(
             Image.new("RGBA", image.size, (0, 0, 0, 255)), image.convert("RGBA")
         )
-    return np.asarray(image.convert("L"), dtype=np.float32) / _EIGHT_BITS
+    try:
+        return _scaled(np.asarray(image.convert("L")), _EIGHT_BITS)
+    except ValueError as error:
+        raise ValueError(f"{name} has mode {image.mode!r}, which has no grey version") from error
 
 
-def _from_array(array: NDArray[np.generic]) -> NDArray[np.float32]:
-    if array.ndim == 3:  # noqa: PLR2004 - an axis of channels
-        if array.shape[0] == 1:
-            array = array[0]
-        elif array.shape[-1] == 1:
-            array = array[..., 0]
-        elif array.shape[-1] == 3:  # noqa: PLR2004 - red, green, blue
-            array = (
-                np.asarray(Image.fromarray(array.astype(np.uint8)).convert("L"))
-                if (array.dtype == np.uint8)
-                else array.mean(axis=-1, dtype=np.float64)
-            )
-    if array.ndim != 2:  # noqa: PLR2004
+def _from_array(array: NDArray[np.generic], max_pixels: int) -> NDArray[np.float32]:
+    grey = array
+    if array.ndim == _COLOUR_AXES and array.shape[0] == 1:
+        grey = array[0]
+    elif array.ndim == _COLOUR_AXES and array.shape[-1] == 1:
+        grey = array[..., 0]
+    coloured = grey.ndim == _COLOUR_AXES and grey.shape[-1] == len(_LUMINANCE)
+    if grey.ndim != _GREY_AXES and not coloured:
         raise ValueError(
             f"an X-ray array must be [h, w], [h, w, 1], [1, h, w] or [h, w, 3], not "
             f"{list(array.shape)}"
         )
-    if array.dtype == np.uint8:
-        return array.astype(np.float32) / _EIGHT_BITS
-    if array.dtype == np.uint16:
-        return array.astype(np.float32) / _SIXTEEN_BITS
-    if np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.float32)
-    raise ValueError(
-        f"an X-ray array of {array.dtype} has no known scale; give uint8, uint16 or floats in "
-        "[0, 1]"
-    )
+    _check_size((grey.shape[1], grey.shape[0]), "array", max_pixels)
+    scale = 1 if np.issubdtype(array.dtype, np.floating) else _SCALES.get(array.dtype.name)
+    if scale is None:
+        raise ValueError(
+            f"an X-ray array of {array.dtype} has no known scale; give uint8, uint16 or floats in "
+            "[0, 1]"
+        )
+    pixels = _check_values(_scaled(grey, scale), "array")
+    if coloured:
+        pixels = _scaled(np.minimum(pixels @ np.asarray(_LUMINANCE, dtype=np.float32), 1), 1)
+    return pixels
+
+
+def _scaled(values: NDArray[np.generic], full: int) -> NDArray[np.float32]:
+    scaled: NDArray[np.float32] = np.divide(values, np.float32(full), dtype=np.float32)
+    return scaled
 
 
 def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
@@ -156,8 +183,7 @@ def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
         )
 
 
-def _check(pixels: NDArray[np.float32], name: str, max_pixels: int) -> NDArray[np.float32]:
-    _check_size((pixels.shape[1], pixels.shape[0]), name, max_pixels)
+def _check_values(pixels: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     if not np.isfinite(pixels).all():
         raise ValueError(f"{name} holds values that are not finite")
     low, high = float(pixels.min()), float(pixels.max())

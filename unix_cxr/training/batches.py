@@ -4,6 +4,7 @@ A source's batch is a function of the step alone, so a run that restarts at step
 would have seen. Axes: b batch, c channels, h and w pixels, H and W latents, n tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
 
 
@@ -76,7 +78,7 @@ class BatchSource(Protocol[B_co]):
         """The batch of that step: always the same one."""
         ...
 
-    def validation(self) -> list[B_co]:
+    def validation(self) -> Sequence[B_co]:
         """The same batches at every call."""
         ...
 
@@ -116,7 +118,7 @@ def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> Int[Te
     return torch.stack(chosen)
 
 
-def to_device(batch: B_co, device: torch.device) -> B_co:
+def to_device(batch: B, device: torch.device) -> B:
     """The same batch with its tensors on a device."""
     moved = {
         field.name: getattr(batch, field.name).to(device, non_blocking=True)

@@ -93,7 +93,6 @@ def processor_fingerprint(processor: UniXProcessor) -> str:
     for passing in ("truncation", "padding"):  # of the last call
         tokenizer.pop(passing, None)
     digest = hashlib.sha256(json.dumps(tokenizer).encode())
-    settings = [processor.image_size, processor.image_tokens]
-    settings += [processor.image_mean, processor.image_std, processor.placeholder]
-    digest.update(json.dumps(settings).encode())
+    names = ("image_size", "image_tokens", "image_mean", "image_std", "placeholder")
+    digest.update(json.dumps([getattr(processor, name) for name in names]).encode())
     return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""The networks of a recipe and their processor, and the weights that they begin with."""
+
+import logging
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import AutoencoderKL
+
+from unix_cxr.data.findings_text import all_texts
+from unix_cxr.defaults import REPORT_PROMPT
+from unix_cxr.models.autoencoder import DOWNSAMPLING, build_autoencoder
+from unix_cxr.models.config import UniXConfig
+from unix_cxr.models.unix import UniXModel
+from unix_cxr.pipelines.processing import UniXProcessor
+from unix_cxr.training.identity import fingerprint, processor_fingerprint
+from unix_cxr.training.plan import parts_of
+from unix_cxr.training.settings import Recipe, StageSettings
+from unix_cxr.training.stages import ALWAYS_FROZEN, matches
+from unix_cxr.training.starting import load_model_weights, load_processor, load_vae_weights
+from unix_cxr.training.tokenizer import train_tokenizer
+
+_NETWORKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "autoencoder": ("vae",),
+    "understanding": ("model", "processor"),
+    "generation": ("vae", "model", "processor"),
+}
+logger = logging.getLogger(__name__)
+
+
+class Networks:
+    """A recipe's autoencoder, model and processor, built when they are first needed.
+
+    Args:
+        recipe: their sizes, and the seed of their random weights.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.known: set[str] = set()
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """The autoencoder, with random weights until a stage or a folder gives it others."""
+        settings = self.recipe.autoencoder
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            vae: Any = build_autoencoder(
+                **settings.model_dump(), sample_size=self.recipe.data.image_size
+            )
+        # once and for all: another layout in memory rounds otherwise
+        return vae.to(memory_format=torch.channels_last)
+
+    @cached_property
+    def processor(self) -> UniXProcessor:
+        """Tokenizer and image settings of the recipe."""
+        sizes, side = self.recipe.model, self.recipe.data.image_size
+        texts = [*all_texts(), REPORT_PROMPT, "Indication:"]
+        return UniXProcessor(
+            train_tokenizer(texts, sizes.vocabulary_size),
+            image_size=side,
+            image_tokens=(side // sizes.vision_patch_size) ** 2,
+            placeholder="<image>",
+        )
+
+    @cached_property
+    def model(self) -> UniXModel:
+        """The model, with random weights until a stage or a folder gives it others."""
+        config = model_config(self.recipe, self.processor)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return UniXModel(config)
+
+    def check(self) -> None:
+        """Refuse sizes that do not fit together, before anything is built or read.
+
+        Raises:
+            ValueError: the message names the keys.
+        """
+        side, sizes = self.recipe.data.image_size, self.recipe.model
+        if side % sizes.vision_patch_size:
+            raise ValueError(
+                f"data.image_size ({side}) must be divisible by model.vision_patch_size "
+                f"({sizes.vision_patch_size})"
+            )
+        if side // DOWNSAMPLING > sizes.max_latent_size:
+            raise ValueError(
+                f"model.max_latent_size ({sizes.max_latent_size}) must be at least "
+                f"{side // DOWNSAMPLING}: data.image_size ({side}) over {DOWNSAMPLING}"
+            )
+        names = [stage.name for stage in self.recipe.stages]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two stages are named {twice}; each needs a folder of its own")
+
+    def begin_from(self, folder: Path) -> None:
+        """Take the weights of a pipeline folder, or of a stage's: model/, vae/, processor/.
+
+        Raises:
+            FileNotFoundError: the folder has neither model/ nor vae/, or lacks weights.
+            ValueError: its configuration is not the recipe's, or a file cannot be read.
+        """
+        has_model, has_vae = (folder / "model").is_dir(), (folder / "vae").is_dir()
+        if not has_model and not has_vae:
+            raise FileNotFoundError(
+                f"{folder} has neither model/ nor vae/; give a pipeline folder such as "
+                "OUT/pipeline of another run"
+            )
+        if has_model:
+            self._take_processor(folder / "processor")
+            load_model_weights(self.model, folder / "model")
+            self.known |= {f"model.{name}" for name, _ in self.model.named_parameters()}
+        if has_vae:
+            load_vae_weights(self.vae, folder / "vae")
+            self.known |= {name for name in self.sizes() if name.startswith("vae.")}
+        logger.info("begins from %s", folder)
+
+    def _take_processor(self, folder: Path) -> None:
+        processor, sizes = load_processor(folder), self.recipe.model
+        side = self.recipe.data.image_size
+        wanted = {
+            "image_size": side,
+            "image_tokens": (side // sizes.vision_patch_size) ** 2,
+        }
+        for name, value in wanted.items():
+            found = getattr(processor, name)
+            if found != value:
+                raise ValueError(f"{folder}: {name} is {found}, the recipe needs {value}")
+        if len(processor.tokenizer) > sizes.vocabulary_size:
+            raise ValueError(
+                f"{folder}: the tokenizer has {len(processor.tokenizer)} tokens, more than "
+                f"model.vocabulary_size ({sizes.vocabulary_size})"
+            )
+        self.processor = processor  # takes the cached property's place, before the model is built
+
+    def sizes(self) -> dict[str, int]:
+        """Number of scalars of every parameter, by the names that stages use."""
+        networks: dict[str, Any] = {"vae": self.vae, "model": self.model}
+        return {
+            f"{prefix}.{name}": parameter.numel()
+            for prefix, network in networks.items()
+            for name, parameter in network.named_parameters()
+        }
+
+    def random_parts(self) -> tuple[str, ...]:
+        """Parts of the networks that nothing has trained or loaded."""
+        names = [name for name in self.sizes() if not matches(name, ALWAYS_FROZEN)]
+        return tuple(parts_of([name for name in names if name not in self.known]))
+
+    def fingerprints(self, stage: StageSettings) -> dict[str, str]:
+        """Fingerprints of everything that a stage begins with, by name."""
+        names = _NETWORKS[stage.objective.kind]
+        makers = {
+            "vae": lambda: fingerprint(self.vae),
+            "model": lambda: fingerprint(self.model),
+            "processor": lambda: processor_fingerprint(self.processor),
+        }
+        return {name: makers[name]() for name in names}
+
+
+def model_config(recipe: Recipe, processor: UniXProcessor) -> UniXConfig:
+    """The published layout in a recipe's sizes, with the processor's token ids."""
+    sizes = recipe.model
+    return UniXConfig(
+        text_config={
+            "vocab_size": sizes.vocabulary_size,
+            "hidden_size": sizes.hidden_size,
+            "intermediate_size": sizes.intermediate_size,
+            "num_hidden_layers": sizes.layers,
+            "num_attention_heads": sizes.heads,
+            "num_key_value_heads": sizes.kv_heads,
+            "head_dim": sizes.head_dim,
+            "attention_bias": True,
+            "rope_theta": 10_000.0,
+            "max_position_embeddings": 4096,
+        },
+        vision_config={
+            "hidden_size": sizes.vision_hidden_size,
+            "intermediate_size": sizes.vision_intermediate_size,
+            "num_hidden_layers": sizes.vision_layers,
+            "num_attention_heads": sizes.vision_heads,
+            "patch_size": sizes.vision_patch_size,
+            "image_size": recipe.data.image_size,
+            "vision_use_head": False,
+            "hidden_act": "gelu",
+        },
+        latent_channels=recipe.autoencoder.latent_channels,
+        max_latent_size=sizes.max_latent_size,
+        begin_image_token_id=processor.begin_id,
+        end_image_token_id=processor.end_id,
+        bos_token_id=processor.bos_id,
+        eos_token_id=processor.eos_id,
+        pad_token_id=processor.pad_id,
+        sampling={"image_size": recipe.data.image_size} | recipe.sampling,
+    )
