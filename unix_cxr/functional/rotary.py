@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def rotate(
-    heads: Float[Tensor, "b h n e"], cos: Float[Tensor, "b n e"], sin: Float[Tensor, "b n e"]
+    heads: Float[Tensor, "b h n e"], cos: Float[Tensor, "b #n e"], sin: Float[Tensor, "b #n e"]
 ) -> Float[Tensor, "b h n e"]:
     """Rotate queries or keys. Axes: b batch, h heads, n tokens, e head width (halves repeated)."""
     first, second = heads.chunk(2, dim=-1)

@@ -1,6 +1,7 @@
 """The latent autoencoder in the kl-f16 layout: diffusers' `AutoencoderKL` and its normalisation.
 
-Axes: b batch, c channels, h and w pixels, H and W latents (16 times fewer).
+Axes: b batch, c latent channels, k and i image channels, h and w pixels, H and W latents (16 times
+fewer).
 """
 
 from collections.abc import Sequence
@@ -66,7 +67,7 @@ def normalise_latents(
 
 
 def encode(
-    images: Float[Tensor, "b c h w"],
+    images: Float[Tensor, "b k h w"],
     autoencoder: AutoencoderKL,
     *,
     generator: torch.Generator | None = None,
@@ -85,7 +86,7 @@ def encode(
 
 def decode(
     latents: Float[Tensor, "b c H W"], autoencoder: AutoencoderKL
-) -> Float[Tensor, "b c h w"]:
+) -> Float[Tensor, "b k h w"]:
     """Images in [0, 1] from normalised latents."""
     scale, shift = _scale_and_shift(autoencoder)
     decoded: Tensor = autoencoder.decode(latents / scale + shift).sample
@@ -93,8 +94,8 @@ def decode(
 
 
 def to_range(
-    images: Float[Tensor, "b c h w"], autoencoder: AutoencoderKL
-) -> Float[Tensor, "b k h w"]:
+    images: Float[Tensor, "b k h w"], autoencoder: AutoencoderKL
+) -> Float[Tensor, "b i h w"]:
     """Images from [0, 1] to the autoencoder's [−1, 1] and its number of channels."""
     wanted = autoencoder.config["in_channels"]
     if images.shape[1] != wanted:

@@ -3,7 +3,7 @@
 Axes: b batch, c latent channels, h and w latent rows and columns, n latent tokens, d width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ class GenerationBranch(nn.Module):
         self,
         block: Block,
         context: Sequence[LayerContext],
-        understanding: Sequence[UnderstandingLayer],
+        understanding: Iterable[UnderstandingLayer],
         surroundings: Surroundings,
     ) -> Denoised:
         """Run a block through all layers.

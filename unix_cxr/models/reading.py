@@ -52,7 +52,7 @@ class ReadingModel(PreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: Int[Tensor, "b n"] | None = None,
-        attention_mask: Tensor | dict[str, Tensor] | None = None,
+        attention_mask: Tensor | dict[str, Tensor | None] | None = None,
         position_ids: Int[Tensor, "b n"] | None = None,
         past_key_values: Cache | None = None,
         pixel_values: Float[Tensor, "i 3 h w"] | None = None,
@@ -156,14 +156,14 @@ class ReadingModel(PreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         **_: Any,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor | None]:
         """Masks for a cache of fixed size: causal text, bidirectional image blocks.
 
         The positions are kept from the library: it would take an image's shared position for the
         start of another sequence.
         """
         del position_ids
-        masks: dict[str, Tensor] = create_masks_for_generate(
+        masks: dict[str, Tensor | None] = create_masks_for_generate(
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -187,7 +187,7 @@ class ReadingModel(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None,
         past_key_values: Cache | None,
         block_ids: Tensor,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor | None]:
         has_image = bool((block_ids >= 0).any())
         # the library counts these from the first cached token on
         block_ids = F.pad(block_ids, (_seen(past_key_values), 0), value=-1)

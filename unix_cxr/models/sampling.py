@@ -5,7 +5,7 @@ Axes: b batch, c latent channels, h and w latents, n tokens.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
@@ -79,6 +79,7 @@ class GuidedVelocity:
         return self.model.denoise(latents.to(self.model.dtype), times, context).float()
 
 
+@runtime_checkable
 class Scheduler(Protocol):
     """What sampling needs of a diffusers scheduler with flow settings."""
 

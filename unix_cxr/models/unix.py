@@ -5,7 +5,7 @@ Axes: b batch, n tokens, d width, c latent channels, h and w rows and columns.
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoModelForImageTextToText,
+    PreTrainedModel,  # noqa: F401 - diffusers looks for the base class in here
     Qwen3ForCausalLM,
     SiglipVisionModel,
 )
@@ -58,7 +59,7 @@ class UniXModel(ReadingModel):
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | PathLike[str] | None, *args: Any, **kwargs: Any
-    ) -> Self:
+    ) -> "UniXModel":
         """The model in a folder or under a hub id: safetensors only, every weight accounted for.
 
         Args:
@@ -72,7 +73,7 @@ class UniXModel(ReadingModel):
         """
         if pretrained_model_name_or_path is not None:
             check_model_folder(pretrained_model_name_or_path, kwargs.get("subfolder", ""))
-        model: Self = load_strictly(
+        model: UniXModel = load_strictly(
             super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs
         )
         return model

@@ -5,7 +5,7 @@ e head width. The two boundary tokens of an image are its begin (BOI) and its en
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -61,25 +61,29 @@ class Surroundings:
     understanding_gradient: float
 
 
-class Attention(Protocol):
-    """The projections of one attention layer, as transformers' decoder layers name them."""
+if TYPE_CHECKING:
 
-    head_dim: int
-    q_proj: nn.Module
-    k_proj: nn.Module
-    v_proj: nn.Module
-    o_proj: nn.Module
-    q_norm: nn.Module
-    k_norm: nn.Module
+    class Attention(Protocol):
+        """The projections of one attention layer, as transformers' decoder layers name them."""
 
+        head_dim: int
+        q_proj: nn.Module
+        k_proj: nn.Module
+        v_proj: nn.Module
+        o_proj: nn.Module
+        q_norm: nn.Module
+        k_norm: nn.Module
 
-class UnderstandingLayer(Protocol):
-    """A decoder layer of the language model, called module by module, never by its weights."""
+    class UnderstandingLayer(Protocol):
+        """A decoder layer of the language model, called module by module, never by its weights."""
 
-    input_layernorm: nn.Module
-    self_attn: Attention
-    post_attention_layernorm: nn.Module
-    mlp: nn.Module
+        input_layernorm: nn.Module
+        self_attn: Attention
+        post_attention_layernorm: nn.Module
+        mlp: nn.Module
+
+else:  # submodules are found by nn.Module.__getattr__, which checks at run time do not ask
+    Attention = UnderstandingLayer = nn.Module
 
 
 class GatedMLP(nn.Module):

@@ -1,0 +1,1 @@
+"""Tests: parity with independent statements, properties, negatives, contracts."""

@@ -1,0 +1,57 @@
+"""Every tolerance of the tests of the model, with the error that was measured beside it.
+
+The measured errors are largest absolute differences on a CPU in float32 unless the name says
+otherwise; the limits leave room for other kernels and thread counts.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    limit: float
+    measured: float
+
+
+TOLERANCES = {
+    # generate, held against the recorded logits of golden A and B
+    "generate.recorded": Tolerance(2e-5, 1.2e-6),
+    "generate.batch_equals_single": Tolerance(1e-5, 1.2e-6),
+    "generate.step_equals_whole_forward": Tolerance(1e-5, 1.0e-6),
+    "generate.beam_score": Tolerance(1e-5, 9.6e-7),
+    # contexts
+    "denoise.batch_equals_single": Tolerance(1e-5, 1.2e-6),
+    "encode.split_equals_whole": Tolerance(1e-5, 1.2e-6),
+    "reading.encode_equals_forward": Tolerance(1e-5, 1.2e-6),
+    # training
+    "checkpointing.loss": Tolerance(0.0, 0.0),
+    "checkpointing.gradient": Tolerance(1e-6, 0.0),
+    "eager_equals_sdpa": Tolerance(1e-5, 1.2e-6),
+    "gradient_scale.polynomial": Tolerance(1e-4, 1e-6),  # relative to the largest gradient
+    # bfloat16, relative to the norm of the float32 result
+    "bfloat16.velocity": Tolerance(0.05, 0.01),
+    "bfloat16.logits": Tolerance(0.05, 0.01),
+}
+
+
+def assert_close(name: str, ours: Tensor, theirs: Tensor) -> None:
+    """Hold two tensors against each other by the table."""
+    assert ours.shape == theirs.shape
+    error = float((ours.detach().double() - theirs.detach().double()).abs().max())
+    tolerance = TOLERANCES[name]
+    assert error <= tolerance.limit, (
+        f"{name}: error {error:.2e} exceeds {tolerance.limit:.0e} (measured {tolerance.measured:.0e})"
+    )
+
+
+def assert_relative(name: str, ours: Tensor, theirs: Tensor) -> None:
+    """The same for the norm of the difference, relative to the norm of `theirs`."""
+    assert ours.shape == theirs.shape
+    difference = (ours.detach().double() - theirs.detach().double()).norm()
+    error = float(difference / theirs.detach().double().norm())
+    tolerance = TOLERANCES[name]
+    assert error <= tolerance.limit, (
+        f"{name}: error {error:.2e} exceeds {tolerance.limit:.0e} (measured {tolerance.measured:.0e})"
+    )
