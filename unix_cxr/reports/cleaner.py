@@ -6,12 +6,13 @@ from typing import Final
 
 from unix_cxr.reports.config import CleanerConfig
 from unix_cxr.reports.decide import Decider
+from unix_cxr.reports.intake import refusal
 from unix_cxr.reports.labeler import merge
 from unix_cxr.reports.normalise import join_lines, normalise_characters, quiet_capitals
 from unix_cxr.reports.privacy import mask
 from unix_cxr.reports.records import CleanReport, Status
 from unix_cxr.reports.rules import CATALOGUE, Rule
-from unix_cxr.reports.sections import FINDINGS, IMPRESSION, split_sections
+from unix_cxr.reports.sections import FINDINGS, IMPRESSION, PREAMBLE, split_sections
 from unix_cxr.reports.sentences import split_sentences
 from unix_cxr.reports.steps import Draft, Step, default_steps
 
@@ -121,16 +122,25 @@ class ReportCleaner:
             self.config.text_from, (FINDINGS, IMPRESSION)
         )
         sentences = [s for part in parts for s in draft.sentences(part)]
-        if normalise_characters(text) != text or quiet_capitals(join_lines(text)) != text:
+        if (
+            refusal(text)
+            or normalise_characters(text) != text
+            or quiet_capitals(join_lines(text)) != text
+        ):
             return False
-        if split_sentences(text) != sentences or (":" in text and len(split_sections(text)) > 1):
+        if split_sentences(text) != sentences or self._has_header(text):
             return False
         if self.config.mask_private and mask(text)[1]:
             return False
         return all(
-            line.decision.action != "rewrite" or self._settled(line.decision.text)
+            line.decision.text == line.before or not line.kept or self._settled(line.decision.text)
             for line in draft.lines
         )
+
+    @staticmethod
+    def _has_header(text: str) -> bool:
+        sections = split_sections(text)
+        return len(sections) > 1 or sections[0].kind != PREAMBLE
 
     def _settled(self, sentence: str) -> bool:
         decision = self.decider(sentence)

@@ -26,7 +26,7 @@ class CleanerConfig(BaseModel):
     disabled_rules: tuple[str, ...] = ()
     mask_private: bool = True
     text_from: Literal["both", "findings", "impression"] = "both"
-    max_characters: int = Field(default=100_000, gt=0)
+    max_characters: int = Field(default=20_000, gt=0)
 
     @field_validator("keep_sections")
     @classmethod

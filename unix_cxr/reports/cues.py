@@ -71,7 +71,8 @@ DOUBTED_AFTER: Final = re.compile(
 """After the mention: the finding is uncertain."""
 
 REMEMBERED_BEFORE: Final = re.compile(
-    r"^question\b|\b(?:history of|hx of|h / o|known history|prior history|evaluat(?:e|ion|ing) "
+    r"(?:prior|previous|earlier) (?:\S+ )?(?:study|exam\w*|films?|radiographs?) (?:showed|demonstrated|"
+    r"revealed|described|had)\b|^question\b|\b(?:history of|hx of|h / o|known history|prior history|evaluat(?:e|ion|ing) "
     r"(?:for|of)|"
     r"assess(?:ment)?(?: \w+)? for|rule out|r / o|recommend(?:ed|s)?|suggested to|follow up|"
     r"indication|reason for|clinical(?:ly)?|exclude|near(?:ly)?(?: complete)?(?:ly)? resol\w+|"
@@ -117,6 +118,6 @@ MEMORY_WORDS: Final = words(
     "recommend recommended recommends suggested follow indication reason clinical clinically "
     "exclude near nearly almost partial incomplete partially mostly largely removal removed "
     "with previous former request requested looking screening treated symptoms signs protocol "
-    "previously before question resolution well helpful correlation to"
+    "previously before question resolution well earlier helpful correlation to"
 )
 """A sentence without these words needs no search for the expressions above."""

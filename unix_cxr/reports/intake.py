@@ -5,7 +5,7 @@ from typing import Final
 
 from unix_cxr.reports.tokens import words
 
-MAX_CHARACTERS: Final = 100_000
+MAX_CHARACTERS: Final = 20_000
 """Longer texts are quarantined: no report is that long, and memory stays flat."""
 
 _RTF: Final = re.compile(r"^\s*\{\\rtf", re.IGNORECASE)
@@ -23,9 +23,9 @@ _ENGLISH: Final = words(
 )
 _FOREIGN: Final = words(
     "le la les des du une un et est sont dans pas sur avec sans pour der die das und ist sind "
-    "ein eine nicht mit keine kein im den von el los las del una y se observa sin derrame en "
-    "al por il gli di che non della nel è lo sono con i o e os as do da dos das não sem há ao "
-    "na com é het een van geen niet zijn på og ikke med är inte och w nie jest bez oraz ve "
+    "ein eine nicht mit keine kein im den von el los las del una se observa sin derrame en "
+    "al por il gli di che non della nel lo sono con os as do da dos das não sem há ao "
+    "na com het een van geen niet zijn på og ikke med är inte och nie jest bez oraz ve "
     "yok akciğer izlenmedi"
 )
 _FEWEST_WORDS: Final = 5

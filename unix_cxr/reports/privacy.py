@@ -14,6 +14,10 @@ _MONTH: Final = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|"
     r"Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
 )
+_NOT_A_NAME: Final = (
+    r"(?!(?:No|The|There|This|These|Right|Left|Heart|Lungs?|Findings?|Impression|At|On|Who|Was|Is|In|"
+    r"Please|Bilateral|Mild|Small|Moderate|Large|Stable|Unchanged|And|For|With)\b)"
+)
 _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
     (
         "phone",
@@ -42,7 +46,7 @@ _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
         re.compile(
             r"\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp]\.?[Mm]\b\.?)?|\b\d{1,2} "
             r"?[AaPp]\.?[Mm]\b(?:\.(?=\s+[a-z]))?"
-            r"|\b\d{3,4} ?(?:hrs?|hours)\b|(?<=\b[Aa]t )[0-2]\d[0-5]\d\b(?! ?(?:mm|cm))|"
+            r"|\b\d{3,4} ?(?:hrs?|hours)\b|(?<=\b[Aa]t )[0-2]\d[0-5]\d\b(?!\.?\d)(?! ?(?:mm|cm))|"
             r"\b\d{3,4} ?[AaPp][Mm]\b"
         ),
     ),
@@ -60,8 +64,8 @@ _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
         "name",
         re.compile(
             r"\b(?:[Dd]r|DR|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|"
-            r"DOCTOR)s?\b\.?\s+(?P<keep>(?!___)[A-Z][A-Za-z'-]*\.?"
-            r"(?: [A-Z][A-Za-z'-]+){0,2})"
+            r"DOCTOR)s?\b\.?\s+(?P<keep>(?:[A-Z]\.? ){0,2}"
+            rf"{_NOT_A_NAME}[A-Z][A-Za-z'-]+(?: {_NOT_A_NAME}[A-Z][a-z'-]+)?)"
             r"|\b(?P<keep2>[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=,? (?:MD|M\.D|DO|RN|PA-C|NP)\b)"
             r"|\b(?:[Bb]y|BY):? (?P<keep3>(?!Dr)[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=[.,]|$| "
             r"on| at)"
@@ -71,10 +75,8 @@ _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
 _TITLED: Final = re.compile(
     r"\b(?:dr|mr|mrs|ms|miss|prof|doctor|m\.?d|rn|np|by)s?\b", re.IGNORECASE
 )
-_DIGIT: Final = re.compile(
-    r"\d(?:\d\d|[/:-]\d| ?[AaPp]\.?[Mm]|\.\d+\.\d|[A-Za-z ]{1,9}\d{4})|[a-z]\.? \d(?=[^.\d]|"
-    r"\d[^.\d])(?<=[bylgptvcnre.] \d)"
-)
+_DIGIT: Final = re.compile(r"\d(?:\d\d|[/:]\d|[.-]\d+[.-]\d| ?[AaPp]\.?[Mm])")
+_MONTH_AND_DAY: Final = re.compile(rf"\b{_MONTH} \d|\d(?:st|nd|rd|th)?(?: of)? {_MONTH}")
 _RUN: Final = re.compile(r"___(?:[ \t]*[,/-]?[ \t]*___)+")
 
 
@@ -85,7 +87,7 @@ def mask(text: str) -> tuple[str, dict[str, int]]:
     ('Seen by Dr. ___ on ___ at ___. Mass of 4.5 cm at T11/12.', {'date': 1, 'time': 1, 'name': 1})
     """
     counts: Counter[str] = Counter()
-    has_digit = bool(_DIGIT.search(text))
+    has_digit = bool(_DIGIT.search(text) or _MONTH_AND_DAY.search(text))
     has_title = bool(_TITLED.search(text))
     for kind, pattern in _PATTERNS:
         if has_title if kind == "name" else has_digit:

@@ -75,7 +75,7 @@ _SHOUTED: Final = re.compile(
         for alias in sorted(_KIND, key=len, reverse=True)
         if len(alias) > len("plan") and alias not in _WORDS_OF_TEXT
     )
-    + r"))[ \t]*(?:\n|(?=[ \t][A-Z][a-z]))"
+    + r"))(?:[ \t]*\n|[ \t]+(?=[A-Z][a-z]))"
 )
 _LINE_HEADER: Final = re.compile(
     r"(?:^|(?<=\n))[ \t]*((?i:findings|impressions?|history|technique|comparison|indication|"

@@ -8,8 +8,9 @@ from unix_cxr.reports.tokens import words
 _ABBREVIATIONS: Final = words(
     "dr mr mrs ms prof st vs approx e.g i.e cf fig a.m p.m no r l m.d resp dept ext pt"
 )
-_END: Final = re.compile(r"""[.!?]+["')\]]*(?=\s)|\n+""")
+_END: Final = re.compile(r"""(?<![.!?])[.!?]++["')\]]*+(?=\s)|\n++""")
 _LAST_WORD: Final = re.compile(r"([A-Za-z][A-Za-z.]*)$")
+_LONG_WORD: Final = re.compile(r"[a-z]{7}")
 _WORDY: Final = re.compile(r"\w")
 _LIST_MARK: Final = re.compile(r"^\s*(?:\(?\d{1,2}[.)](?!\d)|[-*•·])\s*")
 
@@ -43,7 +44,7 @@ def _ends(text: str, start: int, match: re.Match[str]) -> bool:
     """Whether the full stop at `match` ends a sentence."""
     stop = match.start()
     previous = text[stop - 1 : stop]
-    if text[stop - 5 : stop].islower() and text[stop - 5 : stop].isalpha() and stop - start > 5:  # noqa: PLR2004
+    if _LONG_WORD.match(text, max(start, stop - 7), stop):
         return True
     if previous.isdigit():
         return not text[start:stop].strip(" (").isdigit()

@@ -23,6 +23,7 @@ from unix_cxr.reports.sections import (
 from unix_cxr.reports.sentences import split_sentences
 from unix_cxr.reports.tokens import tokenize
 
+_LONGEST_SENTENCE: Final = 2000
 SECTION_CATEGORIES: Final = {
     "history": Category.HISTORY,
     "technique": Category.TECHNIQUE,
@@ -151,7 +152,9 @@ def _characters(draft: Draft) -> None:
 
 
 def _mask(draft: Draft) -> None:
-    draft.text, draft.masked = mask(draft.text)
+    draft.text, counts = mask(draft.text)
+    for kind, count in counts.items():
+        draft.masked[kind] = draft.masked.get(kind, 0) + count
 
 
 def _sections(draft: Draft, config: CleanerConfig) -> None:
@@ -173,10 +176,14 @@ def _sections(draft: Draft, config: CleanerConfig) -> None:
 
 
 def _decide(draft: Draft, decider: Decider) -> None:
+    """Every sentence through the catalogue; what has no sentences is refused."""
     for section in draft.sections:
         part = IMPRESSION if section.kind == IMPRESSION else FINDINGS
         addendum = section.kind == "addendum"
         for sentence in split_sentences(quiet_capitals(join_lines(section.body))):
+            if len(sentence) > _LONGEST_SENTENCE:
+                draft.refused = f"no sentences: one of {len(sentence)} characters"
+                return
             tokens = tokenize(sentence)
             decision = decider(sentence, tokens)
             found = facts(tokenize(decision.text)) if decision.action == REWRITE else facts(tokens)
