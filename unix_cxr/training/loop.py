@@ -115,6 +115,7 @@ class Trainer:
         """
         found = checkpoints(self.folder)
         if not found:
+            self._forget_later_rows()
             return False
         state = load_checkpoint(found[-1])
         self._refuse_strangers(found[-1], state)
@@ -132,6 +133,11 @@ class Trainer:
         changed = changed_keys(state.recipe, self.recipe, self.stage)
         if changed:
             raise ValueError(f"the recipe has changed since {path}: {'; '.join(changed)}; {remedy}")
+        if state.step > self.stage.steps:
+            raise ValueError(
+                f"{path} stands beyond the {self.stage.steps} steps of stage "
+                f"{self.stage.name!r}; {remedy}"
+            )
         others = [
             name
             for name, fingerprint in state.started_from.items()

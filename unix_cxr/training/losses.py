@@ -47,7 +47,7 @@ def weighted_sum(terms: Mapping[str, LossTerm], weights: Mapping[str, float]) ->
     """
     if set(terms) != set(weights):
         raise ValueError(f"loss terms {sorted(terms)} and weights {sorted(weights)} must agree")
-    wrong = {name: float(term.mean) for name, term in terms.items() if not _finite(term)}
+    wrong = {name: float(term.mean.detach()) for name, term in terms.items() if not _finite(term)}
     if wrong:
         raise FloatingPointError(
             f"loss terms are not finite: {wrong}; lower the learning rate or look at the batch"

@@ -105,8 +105,10 @@ class RunSummary:
     random_parts: tuple[str, ...]
 
     def text(self) -> str:
-        """A table of the plan and, after a run, what came of it."""
-        lines = [f"{self.recipe} in {self.folder} on {self.device}", *plan_lines(self.plan)]
+        """What came of the run; of a dry run, the table of the plan."""
+        lines = [f"{self.recipe} in {self.folder} on {self.device}"]
+        if not self.results:
+            lines += plan_lines(self.plan)
         for result in self.results:
             losses = ", ".join(f"{name} {value:.4g}" for name, value in result.losses.items())
             how = "was finished" if result.skipped else f"took {result.seconds:.0f} s"

@@ -81,10 +81,10 @@ def run_recipe(
         run.begin_from(Path(init_from))
     wanted = [stage.name for stage in recipe.stages] if stages is None else list(stages)
     plan = run.plan(wanted)
-    logger.info("\n".join(plan_lines(plan)))
+    run.check_data(plan)
     results: list[StageResult] = []
     if not dry_run:
-        run.check_data(plan)
+        logger.info("\n".join(plan_lines(plan)))
         results = [
             result for name in (s.name for s in plan) if (result := run.advance(name, wanted))
         ]
@@ -205,8 +205,9 @@ class RecipeRun(Networks):
                 losses = self._train_understanding(stage, began)
             case GenerationObjectiveSettings():
                 losses = self._train_generation(stage, settings, began)
-        record = {"recipe": self._text, "started_from": began, "losses": losses}
-        write_text(self.folder / stage.name / FINISHED, json.dumps(record, indent=1))
+        record = {"steps": stage.steps, "recipe": self._text, "started_from": began}
+        content = json.dumps(record | {"losses": losses}, indent=1)
+        write_text(self.folder / stage.name / FINISHED, content)
         return losses
 
     def _train_autoencoder(
@@ -298,7 +299,8 @@ class RecipeRun(Networks):
             return None
         try:
             record: dict[str, Any] = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
-            same = not changed_keys(record["recipe"], self._text, stage)
+            same = record["steps"] == stage.steps
+            same = same and not changed_keys(record["recipe"], self._text, stage)
         except (ValueError, KeyError) as error:
             raise ValueError(f"{folder / FINISHED} is damaged ({error}); remove it") from error
         return record if same else None

@@ -1,5 +1,6 @@
 """Weights that a run begins with: read from a pipeline folder, or from a stage's own export."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,15 @@ from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
 
 _MODEL_KEYS_OF_NO_WEIGHT: Final = frozenset(
-    {"sampling", "transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"}
+    {
+        "sampling",
+        "known_findings",
+        "transformers_version",
+        "architectures",
+        "dtype",
+        "torch_dtype",
+        "_name_or_path",
+    }
 )
 _VAE_KEYS_OF_WEIGHTS: Final = (
     "in_channels",
@@ -55,7 +64,7 @@ def load_model_weights(model: UniXModel, folder: Path) -> None:
         FileNotFoundError: the folder has no weights.
         ValueError: the folder's config or its weights do not fit; the message says which.
     """
-    theirs = UniXConfig.from_pretrained(folder, local_files_only=True)
+    theirs = UniXConfig(**(_config(folder) | {"sampling": None}))
     _refuse_other_config(_plain(theirs.to_dict()), _plain(model.config.to_dict()), folder)
     _load_whole(model, folder)
 
@@ -68,7 +77,7 @@ def load_vae_weights(vae: AutoencoderKL, folder: Path) -> None:
         ValueError: the folder's config or its weights do not fit; the message says which.
     """
     network: Any = vae
-    theirs = AutoencoderKL.load_config(folder, local_files_only=True)
+    theirs = _config(folder)
     wanted = {key: network.config[key] for key in _VAE_KEYS_OF_WEIGHTS}
     found = {key: theirs.get(key) for key in _VAE_KEYS_OF_WEIGHTS}
     _refuse_other_config(_plain(found), _plain(wanted), folder)
@@ -76,6 +85,18 @@ def load_vae_weights(vae: AutoencoderKL, folder: Path) -> None:
     network.register_to_config(
         scaling_factor=theirs.get("scaling_factor", 1.0), shift_factor=theirs.get("shift_factor")
     )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json")
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    content.pop("model_type", None)
+    return content
 
 
 def _load_whole(network: nn.Module, folder: Path) -> None:
