@@ -6,14 +6,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from torch import Tensor
 
+from tests import typechecking
+
 install_import_hook(
-    ["unix_cxr.functional", "unix_cxr.modules", "unix_cxr.models"], "beartype.beartype"
+    ["unix_cxr.functional", "unix_cxr.modules", "unix_cxr.models"], f"{typechecking.__name__}.checked"
 )
 
 settings.register_profile("unix_cxr", deadline=None, max_examples=40, derandomize=True)
@@ -27,6 +30,14 @@ def _one_seed_per_test() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the checks of shapes and types, as users run it: our own errors must be clear."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def make_tiny_config(*, layers: int = 2, **changes: Any) -> Any:

@@ -107,8 +107,8 @@ class ReadingModel(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool | None = False,  # noqa: FBT001, FBT002 - transformers' signature
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Inputs of one step of `generate`: the images on the first one only."""
-        if is_first_iteration:
+        """Inputs of one step of `generate`: the images unless they are in the cache already."""
+        if is_first_iteration or not kwargs.get("use_cache", True):
             # the library hands this on to `create_masks_for_generate` for a static cache
             kwargs["token_type_ids"] = self._blocks(input_ids)[1]
         else:
@@ -132,7 +132,7 @@ class ReadingModel(PreTrainedModel, GenerationMixin):
         is_encoder_decoder: bool = False,  # noqa: FBT001, FBT002 - transformers' signature
         input_ids: Int[Tensor, "b n"] | None = None,
         **model_kwargs: Any,
-    ) -> tuple[Int[Tensor, "b n"] | None, dict[str, Any]]:
+    ) -> tuple[Int[Tensor, "beams n"] | None, dict[str, Any]]:
         """Beams or samples of each row; all images of a row are repeated together."""
         pixel_values = model_kwargs.pop("pixel_values", None)
         if pixel_values is not None and input_ids is not None and expand_size > 1:
