@@ -84,7 +84,8 @@ _BLANKS: Final = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _BLANK_RUN: Final = re.compile(r"___(?:[ \t]*[/\\]?[ \t]*___)+")
-_MAY_HOLD_BLANK: Final = re.compile(r"[xX]{4}|[_*\[<@]")
+_XXXX: Final = re.compile(r"\bXXXX+\b(?:[/'-](?:\d{1,4}|s|XXXX+)\b)*")
+_MAY_HOLD_BLANK: Final = re.compile(r"__|[*\[<@]|xxxx|Xxxx")
 _SPACES: Final = re.compile(r"[ \t]{2,}|\t")
 _SPACE_BEFORE: Final = re.compile(r"(?<=\S) +(?=[,;.](?:\s|$))")
 _GLUED: Final = re.compile(r"(?<=[a-z)])([.;])(?=[A-Z][a-z])")
@@ -124,9 +125,10 @@ def normalise_characters(text: str) -> str:
     if not text.isprintable():
         text = text.translate(_TRANSLATION)
         text = _CONTROL.sub("", text)
-    if "XXX" in text or _MAY_HOLD_BLANK.search(text):
-        text = _BLANKS.sub(BLANK, text)
-        text = _BLANK_RUN.sub(BLANK, text)
+    if _MAY_HOLD_BLANK.search(text):
+        text = _BLANK_RUN.sub(BLANK, _BLANKS.sub(BLANK, text))
+    elif "XXXX" in text:
+        text = _BLANK_RUN.sub(BLANK, _XXXX.sub(BLANK, text))
     return text
 
 

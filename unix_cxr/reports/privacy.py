@@ -75,8 +75,20 @@ _PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
 _TITLED: Final = re.compile(
     r"\b(?:dr|mr|mrs|ms|miss|prof|doctor|m\.?d|rn|np|by)s?\b", re.IGNORECASE
 )
-_DIGIT: Final = re.compile(r"\d(?:\d\d|[/:]\d|[.-]\d+[.-]\d| ?[AaPp]\.?[Mm])")
-_MONTH_AND_DAY: Final = re.compile(rf"\b{_MONTH} \d|\d(?:st|nd|rd|th)?(?: of)? {_MONTH}")
+_DIGIT: Final = re.compile(r"\d")
+_HINTS: Final[dict[str, re.Pattern[str]]] = {
+    "phone": re.compile(r"\d\d\d\)?[-. ]\d\d\d"),
+    "date": re.compile(
+        r"\d(?:[/-]\d|\.\d+\.)|(?:19|20|21)\d\d|"
+        r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?,? \d"
+    ),
+    "time": re.compile(r"\d(?:[:]\d| ?[AaPp]\.?[Mm]|\d\d+ ?h)|[Aa]t \d\d\d\d"),
+    "number": re.compile(
+        r"\b(?:mrn|medical rec|acc|ssn|clip|unit no|job id|case id|patient id|pager|beeper)",
+        re.IGNORECASE,
+    ),
+}
+"""A text without these has no detail of the kind; far cheaper to look for than the detail."""
 _RUN: Final = re.compile(r"___(?:[ \t]*[,/-]?[ \t]*___)+")
 
 
@@ -87,10 +99,10 @@ def mask(text: str) -> tuple[str, dict[str, int]]:
     ('Seen by Dr. ___ on ___ at ___. Mass of 4.5 cm at T11/12.', {'date': 1, 'time': 1, 'name': 1})
     """
     counts: Counter[str] = Counter()
-    has_digit = bool(_DIGIT.search(text) or _MONTH_AND_DAY.search(text))
-    has_title = bool(_TITLED.search(text))
+    has_digit = bool(_DIGIT.search(text))
     for kind, pattern in _PATTERNS:
-        if has_title if kind == "name" else has_digit:
+        hinted = has_digit and _HINTS[kind].search(text) if kind in _HINTS else _TITLED.search(text)
+        if hinted:
             text = _mask_one(pattern, kind, text, counts)
     if counts:
         text = _RUN.sub(BLANK, text)

@@ -144,12 +144,11 @@ def _headers(text: str) -> list[tuple[int, int, str, str]]:
             mark = _header_at(text, colon.start())
             if mark:
                 found[mark[0]] = mark
-    if "\n" in text:
-        for pattern in (_SHOUTED, _LINE_HEADER):
-            for match in pattern.finditer(text):
-                name = match.group(1)
-                kind = _KIND[name.lower()]
-                found.setdefault(match.start(1), (match.start(1), match.end(), name, kind))
+    for pattern in (_SHOUTED, _LINE_HEADER):
+        for match in pattern.finditer(text) if "\n" in text else _first(pattern, text):
+            name = match.group(1)
+            mark = (match.start(1), match.end(), name, _KIND[name.lower()])
+            found.setdefault(match.start(1), mark)
     marks = []
     reached = 0
     for start in sorted(found):
@@ -157,6 +156,11 @@ def _headers(text: str) -> list[tuple[int, int, str, str]]:
             marks.append(found[start])
             reached = found[start][1]
     return marks
+
+
+def _first(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    match = pattern.match(text)
+    return [match] if match else []
 
 
 def _header_at(text: str, colon: int) -> tuple[int, int, str, str] | None:
