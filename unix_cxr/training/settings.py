@@ -187,6 +187,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} must hold keys such as name, data and stages; it holds {tree!r}")  # noqa: TRY004 - a wrong value in a file
     for override in overrides:
         _override(tree, override)
     return parse_recipe(tree, str(path))
@@ -246,7 +248,10 @@ def _override(tree: Any, override: str) -> None:  # noqa: ANN401 - a tree of YAM
         raise ValueError(  # noqa: TRY004 - the value of an option, not the type of an argument
             f"override {key!r}: {last!r} is no key of a list; name an entry before it"
         )
-    node[last] = yaml.safe_load(text)
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"override {override!r}: {text!r} is no YAML value") from error
 
 
 def _child(node: Any, part: str, key: str) -> Any:  # noqa: ANN401 - a tree of YAML values
