@@ -15,8 +15,11 @@ from torch import Tensor
 
 from tests import typechecking
 
+# not the configuration: transformers makes its __init__, which takes more than its fields
+_MODELS = ("autoencoder", "context", "generation", "reading", "sampling", "understanding", "unix")
 install_import_hook(
-    ["unix_cxr.functional", "unix_cxr.modules", "unix_cxr.models"], f"{typechecking.__name__}.checked"
+    ["unix_cxr.functional", "unix_cxr.modules", *(f"unix_cxr.models.{name}" for name in _MODELS)],
+    f"{typechecking.__name__}.checked",
 )
 
 settings.register_profile("unix_cxr", deadline=None, max_examples=40, derandomize=True)
