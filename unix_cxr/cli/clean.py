@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unix_cxr.reports.rewriting import RewritingCleaner
 
 
-def clean(  # noqa: PLR0917 - typer passes by name
+def clean(
     inputs: Annotated[
         list[Path],
         typer.Argument(
