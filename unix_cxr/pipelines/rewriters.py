@@ -61,6 +61,9 @@ class EndpointRewriter:
         for _ in range(1 + self._retries):
             try:
                 return self._content(self._send(json.dumps(body).encode()))
+            except urllib.error.HTTPError as failure:
+                failure.close()
+                error = failure
             except (OSError, HTTPException, ValueError, KeyError, IndexError, TypeError) as failure:
                 error = failure
         raise RewriterError(f"{self._url}: {type(error).__name__}: {error}") from error

@@ -71,8 +71,9 @@ DOUBTED_AFTER: Final = re.compile(
 """After the mention: the finding is uncertain."""
 
 REMEMBERED_BEFORE: Final = re.compile(
-    r"(?:prior|previous|earlier) (?:\S+ )?(?:study|exam\w*|films?|radiographs?) (?:showed|demonstrated|"
-    r"revealed|described|had)\b|^question\b|\b(?:history of|hx of|h / o|known history|prior history|evaluat(?:e|ion|ing) "
+    r"(?:prior|previous|earlier) (?:\S+ )?(?:study|exam\w*|films?|radiographs?) "
+    r"(?:showed|demonstrated|revealed|described|had)\b|^question\b|\b(?:history of|hx of|h / o|known history|"
+    r"prior history|evaluat(?:e|ion|ing) "
     r"(?:for|of)|"
     r"assess(?:ment)?(?: \w+)? for|rule out|r / o|recommend(?:ed|s)?|suggested to|follow up|"
     r"indication|reason for|clinical(?:ly)?|exclude|near(?:ly)?(?: complete)?(?:ly)? resol\w+|"

@@ -89,8 +89,8 @@ _CHANGE_WORDS: Final = words(
     "enlarging higher lower"
 )
 _LIST_BREAK: Final = re.compile(
-    r", (?:(?:a|an|and|with|there is) )?(?:trace|tiny|small|large|minimal|mild|moderate|severe|stable|"
-    r"unchanged|persistent|with|there|lungs?|heart|right|left|bilateral|multiple|new)\b"
+    r", (?:(?:a|an|and|with|there is) )?(?:trace|tiny|small|large|minimal|mild|"
+    r"moderate|severe|stable|unchanged|persistent|with|there|lungs?|heart|right|left|bilateral|multiple|new)\b"
     r"| with (?:a |an )?(?:small|large|moderate|mild|trace|bilateral|right|left|minimal)\b"
 )
 _LIST_CLOSES: Final = re.compile(r"\b(?:or|nor)\b")

@@ -18,63 +18,53 @@ _NOT_A_NAME: Final = (
     r"(?!(?:No|The|There|This|These|Right|Left|Heart|Lungs?|Findings?|Impression|At|On|Who|Was|Is|In|"
     r"Please|Bilateral|Mild|Small|Moderate|Large|Stable|Unchanged|And|For|With)\b)"
 )
-_PATTERNS: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
-    (
-        "phone",
-        re.compile(
-            r"(?<![\d.])(?:\+?1[-. ])?\(?\d{3}\)?[-. ]\d{3}[-. ]\d{4}(?!\d)(?: ?(?:x|ext\.?) ?\d+)?"
-        ),
+_PATTERNS: Final[dict[str, re.Pattern[str]]] = {
+    "phone": re.compile(
+        r"(?<![\d.])(?:\+?1[-. ])?\(?\d{3}\)?[-. ]\d{3}[-. ]\d{4}(?!\d)(?: ?(?:x|ext\.?) ?\d+)?"
     ),
-    (
-        "date",
-        re.compile(
-            rf"\b\d{{1,2}}[/.-]\d{{1,2}}[/.-](?:\d{{4}}|\d{{2}})\b(?!\.?\d)|\b(?:19|20|"
-            rf"21)\d\d-\d{{1,2}}-\d{{1,2}}\b"
-            rf"|\b{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? (?:19|20|21)\d\d)?\b(?! ?(?:cm|mm))"
-            rf"|\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {_MONTH},? (?:19|20|21)\d\d\b"
-            rf"|\b{_MONTH},? (?:of )?(?:19|20|21)\d\d\b"
-            r"|(?<=\bon )\d{1,2}/\d{1,2}\b|(?<=\bfrom )\d{1,2}/\d{1,2}\b|(?<=\bof "
-            r")\d{1,2}/\d{2,4}\b"
-            r"|(?<=\bdated )\d{1,2}/\d{1,4}\b|(?<=\bsince )\d{1,2}/\d{1,4}\b|(?<=\bin "
-            r")\d{1,2}/\d{4}\b"
-            r"|(?<=\b[Ii]n )(?:19|20)\d\d\b|(?<=\b[Ss]ince )(?:19|20)\d\d\b|(?<=\bfrom )(?:19|"
-            r"20)\d\d\b"
-        ),
+    "date": re.compile(
+        rf"\b\d{{1,2}}[/.-]\d{{1,2}}[/.-](?:\d{{4}}|\d{{2}})\b(?!\.?\d)|\b(?:19|20|"
+        rf"21)\d\d-\d{{1,2}}-\d{{1,2}}\b"
+        rf"|\b{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?(?:,? (?:19|20|21)\d\d)?\b(?! ?(?:cm|mm))"
+        rf"|\b\d{{1,2}}(?:st|nd|rd|th)?(?: of)? {_MONTH},? (?:19|20|21)\d\d\b"
+        rf"|\b{_MONTH},? (?:of )?(?:19|20|21)\d\d\b"
+        r"|(?<=\bon )\d{1,2}/\d{1,2}\b|(?<=\bfrom )\d{1,2}/\d{1,2}\b|(?<=\bof "
+        r")\d{1,2}/\d{2,4}\b"
+        r"|(?<=\bdated )\d{1,2}/\d{1,4}\b|(?<=\bsince )\d{1,2}/\d{1,4}\b|(?<=\bin "
+        r")\d{1,2}/\d{4}\b"
+        r"|(?<=\b[Ii]n )(?:19|20)\d\d\b|(?<=\b[Ss]ince )(?:19|20)\d\d\b|(?<=\bfrom )(?:19|"
+        r"20)\d\d\b"
     ),
-    (
-        "time",
-        re.compile(
-            r"\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp]\.?[Mm]\b\.?)?|\b\d{1,2} "
-            r"?[AaPp]\.?[Mm]\b(?:\.(?=\s+[a-z]))?"
-            r"|\b\d{3,4} ?(?:hrs?|hours)\b|(?<=\b[Aa]t )[0-2]\d[0-5]\d\b(?!\.?\d)(?! ?(?:mm|cm))|"
-            r"\b\d{3,4} ?[AaPp][Mm]\b"
-        ),
+    "time": re.compile(
+        r"\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp]\.?[Mm]\b\.?)?|\b\d{1,2} "
+        r"?[AaPp]\.?[Mm]\b(?:\.(?=\s+[a-z]))?"
+        r"|\b\d{3,4} ?(?:hrs?|hours)\b|(?<=\b[Aa]t )[0-2]\d[0-5]\d\b(?!\.?\d)(?! ?(?:mm|cm))|"
+        r"\b\d{3,4} ?[AaPp][Mm]\b"
     ),
-    (
-        "number",
-        re.compile(
-            r"\b(?:mrn|medical record(?: number)?|accession(?: number)?|acc|account|ssn|clip|"
-            r"unit no|"
-            r"job id|case id|patient id|pager|beeper)\b(?: ?(?:number|no\.?|#|"
-            r":))*\s*(?P<keep>(?-i:[A-Z]{0,4})-?\d{3,}[\d-]*)",
-            re.IGNORECASE,
-        ),
+    "number": re.compile(
+        r"\b(?:mrn|medical record(?: number)?|accession(?: number)?|acc|account|ssn|clip|"
+        r"unit no|"
+        r"job id|case id|patient id|pager|beeper)\b(?: ?(?:number|no\.?|#|"
+        r":))*\s*(?P<keep>(?-i:[A-Z]{0,4})-?\d{3,}[\d-]*)",
+        re.IGNORECASE,
     ),
-    (
-        "name",
-        re.compile(
-            r"\b(?:[Dd]r|DR|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|"
-            r"DOCTOR)s?\b\.?\s+(?P<keep>(?:[A-Z]\.? ){0,2}"
-            rf"{_NOT_A_NAME}[A-Z][A-Za-z'-]+(?: {_NOT_A_NAME}[A-Z][a-z'-]+)?)"
-            r"|\b(?P<keep2>[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=,? (?:MD|M\.D|DO|RN|PA-C|NP)\b)"
-            r"|\b(?:[Bb]y|BY):? (?P<keep3>(?!Dr)[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=[.,]|$| "
-            r"on| at)"
-        ),
+    "name": re.compile(
+        r"\b(?:[Dd]r|DR|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|"
+        r"DOCTOR)s?\b\.?\s+(?P<keep>(?:[A-Z]\.? ){0,2}"
+        rf"{_NOT_A_NAME}[A-Z][A-Za-z'-]+(?: {_NOT_A_NAME}[A-Z][a-z'-]+)?)"
+        r"|\b(?P<keep2>[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=,? (?:MD|M\.D|DO|RN|PA-C|NP)\b)"
+        r"|\b(?:[Bb]y|BY):? (?P<keep3>(?!Dr)[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=[.,]|$| "
+        r"on| at)"
     ),
-)
-_TITLED: Final = re.compile(
-    r"\b(?:dr|mr|mrs|ms|miss|prof|doctor|m\.?d|rn|np|by)s?\b", re.IGNORECASE
-)
+}
+_TITLES: Final = (
+    "Dr", "dr", "DR", "Mr", "Ms", "Miss", "Prof", "Doctor", "DOCTOR", " MD", "M.D", " DO", " RN",
+    " PA-C", " NP", "By", "by", "BY",
+)  # fmt: skip
+_NUMBERED: Final = (
+    "mrn", "medical rec", "acc", "ssn", "clip", "unit no", "job id", "case id", "patient id", "pager",
+    "beeper",
+)  # fmt: skip
 _DIGIT: Final = re.compile(r"\d")
 _HINTS: Final[dict[str, re.Pattern[str]]] = {
     "phone": re.compile(r"\d\d\d\)?[-. ]\d\d\d"),
@@ -83,10 +73,6 @@ _HINTS: Final[dict[str, re.Pattern[str]]] = {
         r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}\.?,? \d"
     ),
     "time": re.compile(r"\d(?:[:]\d| ?[AaPp]\.?[Mm]|\d\d+ ?h)|[Aa]t \d\d\d\d"),
-    "number": re.compile(
-        r"\b(?:mrn|medical rec|acc|ssn|clip|unit no|job id|case id|patient id|pager|beeper)",
-        re.IGNORECASE,
-    ),
 }
 """A text without these has no detail of the kind; far cheaper to look for than the detail."""
 _RUN: Final = re.compile(r"___(?:[ \t]*[,/-]?[ \t]*___)+")
@@ -99,11 +85,15 @@ def mask(text: str) -> tuple[str, dict[str, int]]:
     ('Seen by Dr. ___ on ___ at ___. Mass of 4.5 cm at T11/12.', {'date': 1, 'time': 1, 'name': 1})
     """
     counts: Counter[str] = Counter()
-    has_digit = bool(_DIGIT.search(text))
-    for kind, pattern in _PATTERNS:
-        hinted = has_digit and _HINTS[kind].search(text) if kind in _HINTS else _TITLED.search(text)
-        if hinted:
-            text = _mask_one(pattern, kind, text, counts)
+    if _DIGIT.search(text):
+        for kind, hint in _HINTS.items():
+            if hint.search(text):
+                text = _mask_one(_PATTERNS[kind], kind, text, counts)
+        lowered = text.lower()
+        if any(word in lowered for word in _NUMBERED):
+            text = _mask_one(_PATTERNS["number"], "number", text, counts)
+    if any(word in text for word in _TITLES):
+        text = _mask_one(_PATTERNS["name"], "name", text, counts)
     if counts:
         text = _RUN.sub(BLANK, text)
     return text, dict(counts)
