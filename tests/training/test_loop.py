@@ -77,6 +77,7 @@ def test_validation_does_not_disturb_training(tmp_path: Path) -> None:
     often, seldom = (trainer(tmp_path / str(every), validate_every=every) for every in (1, 1000))
     for one in (often, seldom):
         one.run()
+        assert one.objective.training
     assert_same(weights(often), weights(seldom))
     often.objective.eval()
     state = torch.get_rng_state()
@@ -262,6 +263,18 @@ def test_what_no_longer_learns_keeps_its_value(
         weights(again), {k: v for k, v in weights(first).items() if k.startswith("model.0")}
     )
     assert "2 parameters that do not learn any more" in caplog.text
+
+
+def test_what_learns_but_is_never_reached_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = trainer(tmp_path)
+    idle = torch.nn.Parameter(torch.zeros(2))
+    one.learning["model.idle"] = idle
+    one.optimizer.add_param_group({"params": [idle]})
+    one.run()
+    assert caplog.text.count("1 learning parameters get no gradient and stay as they are") == 1
+    assert not idle.any()
 
 
 def test_only_two_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from unix_cxr.training.loop import Trainer
 from unix_cxr.training.plan import RunSummary
 from unix_cxr.training.recipe import RecipeRun, run_recipe
 from unix_cxr.training.settings import Recipe, load_recipe
+from unix_cxr.training.starting import fold_output_biases, load_model_weights
 
 from .conftest import UNDERSTANDING, stage, write_films
 
@@ -452,6 +453,35 @@ def test_a_folder_that_cannot_be_begun_from_is_refused(
     with pytest.raises(error, match=message):
         run_recipe(make_recipe(), tmp_path / "out", init_from=folder)
     assert not (tmp_path / "out").exists()
+
+
+def test_output_biases_of_a_folder_are_refused_and_can_be_folded(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe(model={"kv_heads": 2})
+    run = RecipeRun(recipe, tmp_path, torch.device("cpu"))
+    model = run.model.eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.language_model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    inputs = run.processor(images=torch.rand(40, 30, generator=generator).numpy(), text="What?")
+    with torch.no_grad():
+        before = model(**inputs).logits
+        model.save_pretrained(tmp_path / "biased")
+        with pytest.raises(ValueError, match=r"o_proj\.bias; the published.* fold_output_biases"):
+            load_model_weights(model, tmp_path / "biased")
+        fold_output_biases(model)
+        after = model(**inputs).logits
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    model.save_pretrained(tmp_path / "folded")
+    load_model_weights(model, tmp_path / "folded")
+    shared = RecipeRun(make_recipe(), tmp_path, torch.device("cpu")).model
+    with torch.no_grad():
+        for parameter in shared.language_model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator))
+    with pytest.raises(ValueError, match=r"cannot be folded into the values: .* left over"):
+        fold_output_biases(shared)
 
 
 @pytest.mark.parametrize(

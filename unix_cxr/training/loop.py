@@ -92,6 +92,7 @@ class Trainer:
         self.device = device
         self.started_from = dict(started_from or {})
         self.step = 0
+        self._told = False
         self.learning = select_learning(objective, stage.trains, stage.freezes)
         self.optimizer = torch.optim.AdamW(
             self.learning.values(),
@@ -159,10 +160,13 @@ class Trainer:
                 f"unknown: {unknown[:3]}, of another shape: {wrong[:3]}); {remedy}"
             )
         frozen = sorted(set(state.weights) - set(self.learning))
+        frozen = [
+            name for name in frozen if not torch.equal(state.weights[name], known[name].cpu())
+        ]
         if frozen:
             logger.warning(
                 "%s also holds %d parameters that do not learn any more; they keep the values "
-                "they have now: %s",
+                "they have now, which are others: %s",
                 path,
                 len(frozen),
                 ", ".join(frozen),
@@ -276,6 +280,7 @@ class Trainer:
             raise FloatingPointError(f"{where}: {error}") from error
         loss.backward()
         gradients = {k: p.grad for k, p in self.learning.items() if p.grad is not None}
+        self._tell_of_idle({k for k in self.learning if k not in gradients})
         norm = nn.utils.get_total_norm(list(gradients.values()))
         if not torch.isfinite(norm):
             wrong = [name for name, grad in gradients.items() if not torch.isfinite(grad).all()]
@@ -286,6 +291,17 @@ class Trainer:
             )
         nn.utils.clip_grads_with_norm_(self.learning.values(), self.stage.clip_norm, norm)
         return float(norm)
+
+    def _tell_of_idle(self, idle: set[str]) -> None:
+        """Say once which learning parameters the objective does not reach."""
+        if idle and not self._told:
+            logger.warning(
+                "stage %s: %d learning parameters get no gradient and stay as they are: %s",
+                self.stage.name,
+                len(idle),
+                ", ".join(sorted(idle)),
+            )
+        self._told = True
 
     def _log(self, values: Mapping[str, float]) -> None:
         rate = self.optimizer.param_groups[0]["lr"]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from diffusers import AutoencoderKL
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
+from unix_cxr.training.stages import ALWAYS_FROZEN, matches
 
 _MODEL_KEYS_OF_NO_WEIGHT: Final = frozenset(
     {
@@ -36,6 +37,7 @@ _VAE_KEYS_OF_WEIGHTS: Final = (
     "latent_channels",
     "norm_num_groups",
 )
+_FOLDED: Final = 1e-6
 _WEIGHT_FILES: Final = ("model*.safetensors", "diffusion_pytorch_model*.safetensors")
 
 
@@ -67,6 +69,12 @@ def load_model_weights(model: UniXModel, folder: Path) -> None:
     theirs = UniXConfig(**(_config(folder) | {"sampling": None}))
     _refuse_other_config(_plain(theirs.to_dict()), _plain(model.config.to_dict()), folder)
     _load_whole(model, folder)
+    biases = [name for name, value in _output_biases(model).items() if value.any()]
+    if biases:
+        raise ValueError(
+            f"{folder} has output biases of the language model that are not 0, such as "
+            f"{biases[0]}; the published layout has none: see fold_output_biases"
+        )
 
 
 def load_vae_weights(vae: AutoencoderKL, folder: Path) -> None:
@@ -85,6 +93,39 @@ def load_vae_weights(vae: AutoencoderKL, folder: Path) -> None:
     network.register_to_config(
         scaling_factor=theirs.get("scaling_factor", 1.0), shift_factor=theirs.get("shift_factor")
     )
+
+
+@torch.no_grad()
+def fold_output_biases(model: UniXModel) -> None:
+    """Bring the language model's output biases to 0 without changing what it computes.
+
+    Attention weights sum to 1, so a shift δ of the values comes out of the attention as it went in:
+    v_proj.bias + δ with W_o δ = b does what o_proj.bias = b did. This holds for texts and images;
+    a generation branch reads the values too, so fold before it is trained.
+
+    Raises:
+        ValueError: no such δ exists, because heads share values or W_o is singular.
+    """
+    text: Any = model.config.text_config
+    groups = text.num_attention_heads // text.num_key_value_heads
+    for layer in cast("Any", model.language_model).model.layers:
+        attention = layer.self_attn
+        bias = attention.o_proj.bias.double()
+        weight = attention.o_proj.weight.double()
+        # heads of a group share their values, and so the shift of their values
+        shared = weight.unflatten(1, (-1, groups, text.head_dim)).sum(2).flatten(1)
+        shift = torch.linalg.lstsq(shared, bias[:, None], driver="gelsd").solution[:, 0]
+        left = float((shared @ shift - bias).abs().max())
+        if left > _FOLDED * max(1.0, float(bias.abs().max())):
+            raise ValueError(
+                f"output biases cannot be folded into the values: {left:.2g} would be left over"
+            )
+        attention.v_proj.bias += shift.to(attention.v_proj.bias.dtype)
+        attention.o_proj.bias.zero_()
+
+
+def _output_biases(model: UniXModel) -> dict[str, Tensor]:
+    return {name: value for name, value in model.named_parameters() if matches(name, ALWAYS_FROZEN)}
 
 
 def _config(folder: Path) -> dict[str, Any]:
