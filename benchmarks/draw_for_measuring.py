@@ -2,7 +2,7 @@
 
     python benchmarks/draw_for_measuring.py --model nano --out runs/drawn --per-class 300
 
-Prompts are findings text in the wordings of the Kermany subset, drawn from a seeded generator; every
+Prompts are findings text in the wordings of the Kermany subset, drawn from a seeded generator; each
 image has a seed of its own.
 """
 
