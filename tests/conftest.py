@@ -13,7 +13,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from torch import Tensor
 
-from tests import typechecking
+from tests import tolerances, typechecking
 
 # not the configuration: transformers makes its __init__, which takes more than its fields
 _MODELS = ("autoencoder", "context", "generation", "reading", "sampling", "understanding", "unix")
@@ -24,6 +24,19 @@ install_import_hook(
 
 settings.register_profile("unix_cxr", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("unix_cxr")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--measured", action="store_true", help="print the largest errors found")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if config.getoption("--measured"):
+        for name, error in sorted(tolerances.MEASURED.items()):
+            terminalreporter.write_line(f"{name}: {error:.1e}, {tolerances.TOLERANCES[name]}")
+
 
 GOLDEN = Path(__file__).parent / "parity" / "golden"
 
