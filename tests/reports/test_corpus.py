@@ -44,7 +44,7 @@ def test_one_line_per_report_and_the_counts_add_up(tmp_path):
     assert Counter(line["status"] for line in written) == statistics.status
     assert statistics.status.total() == 600
     assert set(written[0]) == {
-        "id", "status", "reason", "findings", "impression", "text", "labels", "removed", "rewritten",
+        "id", "status", "reason", "findings", "impression", "text", "labels", "removed", "rewritten",  # noqa: E501 - data
     }  # fmt: skip
     assert sum(statistics.categories.values()) == sum(len(line["removed"]) for line in written)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
@@ -331,7 +331,7 @@ def test_memory_stays_flat(tmp_path):
         code = (
             "import resource; from pathlib import Path\n"
             "from unix_cxr.reports.corpus import CorpusOptions, clean_corpus\n"
-            f"clean_corpus(CorpusOptions((Path({str(source)!r}),), Path({str(source)!r} + '.out')))\n"
+            f"clean_corpus(CorpusOptions((Path({str(source)!r}),), Path({str(source)!r} + '.out')))\n"  # noqa: E501 - data
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         output = subprocess.check_output([sys.executable, "-c", code], text=True)

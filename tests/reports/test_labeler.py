@@ -106,7 +106,7 @@ def is_dev(report_id):
 def gold_scores(shared, openi, *, dev):
     """Finding -> F1, precision, recall and counts on one half of the NegBio gold labels."""
     names = {
-        "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Effusion": "Pleural Effusion",
+        "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Effusion": "Pleural Effusion",  # noqa: E501 - data
         "Pneumonia": "Pneumonia", "Pneumothorax": "Pneumothorax", "Consolidation": "Consolidation",
         "Edema": "Edema",
     }  # fmt: skip

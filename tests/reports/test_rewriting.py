@@ -1,4 +1,4 @@
-"""Language models under guard: a well-behaved server, a misbehaving one, a tiny model of our own."""
+"""Language models under guard: a good server, a misbehaving one, a tiny model of our own."""
 
 import json
 import re
@@ -126,9 +126,9 @@ def test_the_model_sees_masked_text(serve):
         "<report>Clear lungs.</report>",
         "<report>Substantial enlargement of the cardiac silhouette. Pneumothorax.</report>",
         "<report>Enlargement of the cardiac silhouette. No pneumothorax.</report>",
-        "<report>Substantial enlargement of the cardiac silhouette. No pneumothorax. Left hernia.</report>",
-        "<report>Substantial enlargement of the cardiac silhouette of 17 cm. No pneumothorax.</report>",
-        "<report>Unchanged substantial enlargement of the cardiac silhouette. No pneumothorax.</report>",
+        "<report>Substantial enlargement of the cardiac silhouette. No pneumothorax. Left hernia.</report>",  # noqa: E501 - data
+        "<report>Substantial enlargement of the cardiac silhouette of 17 cm. No pneumothorax.</report>",  # noqa: E501 - data
+        "<report>Unchanged substantial enlargement of the cardiac silhouette. No pneumothorax.</report>",  # noqa: E501 - data
         "<report>" + "There is no pneumothorax. " * 500 + "</report>",
         b"not json",
         b'{"choices": []}',

@@ -21,7 +21,7 @@ def test_reports_import_without_torch():
         "import sys, pkgutil, importlib, unix_cxr.reports as r\n"
         "for m in pkgutil.walk_packages(r.__path__, 'unix_cxr.reports.'):\n"
         "    importlib.import_module(m.name)\n"
-        "import unix_cxr.cli.clean; from unix_cxr import ReportCleaner; ReportCleaner().clean('x')\n"
+        "import unix_cxr.cli.clean; from unix_cxr import ReportCleaner; ReportCleaner().clean('x')\n"  # noqa: E501 - data
         "print(*sorted({'torch', 'transformers', 'numpy.f2py'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
@@ -82,7 +82,7 @@ def test_capitals():
         ("Seen by Dr. Lee. Clear.", ["Seen by Dr. Lee.", "Clear."]),
         ("1. Right PICC. 2. No effusion.", ["Right PICC.", "No effusion."]),
         ("Fracture of T12. No effusion.", ["Fracture of T12.", "No effusion."]),
-        ("The nodule measures 4. The heart is normal.", ["The nodule measures 4.", "The heart is normal."]),
+        ("The nodule measures 4. The heart is normal.", ["The nodule measures 4.", "The heart is normal."]),  # noqa: E501 - data
         ("Approx. 3 cm, i.e. small. Clear!", ["Approx. 3 cm, i.e. small.", "Clear!"]),
         ("(1) Clear\n- No effusion", ["Clear", "No effusion"]),
         ("Tube at 3 p.m. in place. Is it? Yes.", ["Tube at 3 p.m. in place.", "Is it?", "Yes."]),
@@ -208,7 +208,7 @@ def test_cleaning_needs_a_string():
 def test_leftovers_and_their_exempt_contexts():
     assert leftovers("Status post prior CABG. Degenerative changes. Increased markings.") == {}
     assert leftovers("Stable. Previous film. Dr. X. ___.") == {
-        "prior": ["Previous"], "change": ["Stable"], "communication": ["Dr"], "placeholder": ["___"],
+        "prior": ["Previous"], "change": ["Stable"], "communication": ["Dr"], "placeholder": ["___"],  # noqa: E501 - data
     }  # fmt: skip
 
 

@@ -49,10 +49,38 @@ STATES: Final = frozenset(_OTHER.split()) | (
 )
 
 
+_EMPTY: Final = words(
+    "a an the is are was were be been being of and or in on at to with for by from as that which "
+    "this these those there it its has have had again also otherwise overall than but not no any "
+    "more less very appears appear appearing seen noted present demonstrated identified visualized "
+    "visualised shown size sizes contour contours silhouette silhouettes shadow appearance "
+    "position "
+    "positioning configuration cardiomediastinal cardiopericardial cardio mediastinal mediastinum "
+    "cardiac heart hilar hila hilum lung lungs pulmonary vascular vascularity vasculature vessels "
+    "bony bones osseous structures structure thorax thoracic chest soft tissues tissue finding "
+    "findings study examination exam film radiograph radiographs image images view views aeration "
+    "left right bilateral bilaterally both base bases basilar upper lower mid middle zone zones "
+    "lobe "
+    "lobes side sided apex apices field fields spine diaphragm hemidiaphragm hemidiaphragms aorta "
+    "aortic trachea pleura pleural patient interval change changes changed degree extent area "
+    "region visualized visible remaining remainder rest portion portions when where since now "
+    "prior "
+    "previous previously grossly essentially relatively stable unchanged similar interstitium "
+    "significantly slightly likely probably exposure technique technical comparison significant "
+    "s t ap pa time today current currently general other all some one two parenchyma abdomen "
+    "superior inferior great mediastinal cardiovascular cardiopulmonary status thing"
+)
+
+
 def states_something(tokens: Iterable[str]) -> bool:
-    """True where at least one word says how the image looks.
+    """True unless every word only names a place, an examination, or nothing at all.
 
     >>> states_something(["heart", "size"]), states_something(["mild", "cardiomegaly"])
     (False, True)
+    >>> states_something(["a", "bullet", "is", "present"])
+    True
     """
-    return not STATES.isdisjoint(tokens)
+    return any(
+        token in STATES or (token not in _EMPTY and (token.isalpha() and len(token) > 1))
+        for token in tokens
+    )

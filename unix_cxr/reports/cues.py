@@ -45,7 +45,7 @@ DENIED_AFTER: Final = re.compile(
     r"|absent|excluded|ruled out|(?:(?:now|completely|entirely|fully|since|nearly as) )*"
     r"(?:resolved|disappeared)|unlikely|negative)\b(?! (?:on|in) (?:the |any |a )?(?:prior|"
     r"previous|earlier|comparison))(?<!ly resolved)(?<!almost resolved)"
-    r"|^(?: \S+){0,4}? (?:has|have|is|are)(?: now| since)? (?:(?:completely|entirely|fully|"
+    r"|^(?: \S+){0,12}? (?:has|have|is|are)(?: now| since)? (?:(?:completely|entirely|fully|"
     r"totally) resolved|cleared|(?:completely|entirely) cleared)\b"
 )
 """After the mention, in its clause: the finding is denied."""
@@ -72,7 +72,8 @@ DOUBTED_AFTER: Final = re.compile(
 
 REMEMBERED_BEFORE: Final = re.compile(
     r"(?:prior|previous|earlier) (?:\S+ )?(?:study|exam\w*|films?|radiographs?) "
-    r"(?:showed|demonstrated|revealed|described|had)\b|^question\b|\b(?:history of|hx of|h / o|known history|"
+    r"(?:showed|demonstrated|revealed|described|had)\b|^question\b|\b(?:history of|hx of|h / o|"
+    r"known history|"
     r"prior history|evaluat(?:e|ion|ing) "
     r"(?:for|of)|"
     r"assess(?:ment)?(?: \w+)? for|rule out|r / o|recommend(?:ed|s)?|suggested to|follow up|"

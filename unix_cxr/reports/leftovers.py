@@ -35,7 +35,7 @@ EXEMPT: Final[Mapping[str, tuple[str, ...]]] = {
         r"\b(?:prior|previous|previously)(?: \S+){0,4}? (?:cabg|bypass|sternotom\w+|surger\w+|"
         r"surgical|"
         r"operation|lobectomy|pneumonectomy|mastectomy|thoracotomy|resection|cholecystectomy|"
-        r"granulomatous|histoplasmosis|granuloma\w*|tuberculosis|infection|inflammation|trauma|"
+        r"granulomatous|histoplasmosis|granuloma\w*|tuberculosis|tb|infection|inflammation|trauma|"
         r"fractures?|valve|replacement|radiation|vertebroplasty|kyphoplasty|fusion|arthroplasty|"
         r"chest tube|injury|transplant|repair|laminectomy|healed|wires?|clips|exposure|biopsy|"
         r"insult|aspiration|asbestos|infarct\w*|intervention|procedure|hardware|trauma\w*|rib|"
@@ -43,7 +43,7 @@ EXEMPT: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "a look that is no change over time": (
         r"\b(?:increased?|decreased?)(?: \S+){0,4}? (?:markings?|densit\w+|luc\w+|vascularity|"
-        r"volumes?|diameter|kyphosis|attenuation|mineralization|translucency|interstiti\w+|"
+        r"volumes?|diameter|kyphosis|kyphotic|tortuosity|cuffing|attenuation|mineralization|translucency|interstiti\w+|"
         r"opacit\w+|"
         r"prominence|inspiration|aeration|space|bronchovascular|reticul\w+|radiolucency|thickness|"
         r"caliber|size|convexity|vasculature|height|inflation|lordosis|distance|expansion|airspace|"

@@ -62,7 +62,8 @@ _TITLES: Final = (
     " PA-C", " NP", "By", "by", "BY",
 )  # fmt: skip
 _NUMBERED: Final = (
-    "mrn", "medical rec", "acc", "ssn", "clip", "unit no", "job id", "case id", "patient id", "pager",
+    "mrn", "medical rec", "acc", "ssn", "clip", "unit no", "job id", "case id", "patient id",
+    "pager",
     "beeper",
 )  # fmt: skip
 _DIGIT: Final = re.compile(r"\d")

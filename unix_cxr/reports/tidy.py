@@ -15,7 +15,7 @@ _LEADING: Final = re.compile(
 )
 _DANGLING: Final = re.compile(
     r"(?:,?\s+(?:and|but|or|with|which|that|in|of|at|on|from|since|than|to|as|the|a|an|by|for|"
-    r"due to|is|are|has|have|also))+(?=\s*[.,;]?$)",
+    r"due to|is|are|has|have|also|not|significantly|substantially))+(?=\s*[.,;]?$)",
     re.IGNORECASE,
 )
 _A_VOWEL: Final = re.compile(r"\b([Aa])n? (?=(\w))")

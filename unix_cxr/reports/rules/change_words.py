@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from unix_cxr.reports.records import Category
-from unix_cxr.reports.rules.base import Rule, words
+from unix_cxr.reports.rules.base import Action, Rule, words
 from unix_cxr.reports.rules.phrases import DEGREE, FINDING_NOUN, SIZE_OF, STEADY
 from unix_cxr.reports.rules.shared import LIGHT, STEADY_WORDS, UNIX
 
@@ -199,6 +199,18 @@ CHANGE_WORDS: Final = (
         presets=UNIX,
     ),
     Rule(
+        "change.stable-with",
+        Category.PRIOR,
+        r"\b(?:stable|unchanged)(?= (?:with|without)\b)|\bre-?demonstration of (?:an? |the )?",
+        words("stable unchanged redemonstration re"),
+        (
+            "Cardiac silhouette enlarged, stable with edema.",
+            "Cardiac silhouette enlarged, with edema.",
+        ),
+        "A line with edema about it.",
+        presets=UNIX,
+    ),
+    Rule(
         "change.left-over",
         Category.PRIOR,
         rf",? ?\b(?:{DEGREE}(?:unchanged|(?<!-)stable(?!-)|in the interval|interval change|"
@@ -206,6 +218,22 @@ CHANGE_WORDS: Final = (
         words("unchanged stable interval"),
         ("Mild scoliosis unchanged.", "Mild scoliosis."),
         "The fracture line is stable-appearing on both views.",
+        presets=UNIX,
+    ),
+    Rule(
+        "change.unresolved",
+        Category.PRIOR,
+        r"\b(?:unchanged|stable(?!-)|interval|newly|improved|improving|improvement|worsened|worsening|"
+        r"persistent|persists?|resolved|resolving|resolution|progression|progressed|redemonstration|"
+        r"change|changed)\b",
+        words(
+            "unchanged stable interval newly improved improving improvement worsened worsening "
+            "persistent persist persists resolved resolving resolution progression progressed "
+            "redemonstration change changed"
+        ),
+        ("Chest with findings of progression.", ""),
+        "Degenerative change of the spine.",
+        Action.REMOVE,
         presets=UNIX,
     ),
 )

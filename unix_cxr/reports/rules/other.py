@@ -63,7 +63,9 @@ COMMUNICATION: Final = (
         Category.COMMUNICATION,
         r"\b(?:acknowledged|read[- ]?back|voicemail|voice mail|requested a|wet read|dashboard|"
         r"pager|verbal(?:ly)? (?:report|communicat)|message (?:was|has been|left)|"
-        r"by (?:tele)?phone|over the (?:tele)?phone|(?:tele)?phone (?:call|conversation)|"
+        r"telephone\b|by (?:tele)?phone|"
+        r"over the (?:tele)?phone|(?:tele)?phone (?:call|conversation)|"
+        r""
         r"telephone report|^call |please (?:call|contact|page)|aware of (?:the|these|this)"
         r"|critical (?:result|finding|value)s?|discussion with)",
         words(

@@ -45,7 +45,7 @@ CHANGE_NOUN: Final = (
     r"regression|deterioration|exacerbation|re-?accumulation)"
 )
 CHANGED: Final = (
-    r"(?:increased|decreased|improved|worsened|progressed|enlarged|grown|diminished|cleared|"
+    r"(?:increased|decreased|improved|worsened|progressed|enlarged|grown|diminished|"
     r"deteriorated|regressed|evolved|changed|recurred|lessened|reaccumulated|"
     r"shrunk|reduced|risen|fallen|dropped|advanced)"
 )

@@ -8,7 +8,8 @@ from unix_cxr.reports.tokens import words
 _LOOKS: Final = (
     r"interstitial|reticul\w+|bronchovascular|vascular|vascularity|pulmonary vascular\w*|markings?|"
     r"density|densities|lucency|lucencies|radiolucency|attenuation|translucency|ap diameter|"
-    r"anteroposterior|a-p|kyphosis|kyphotic|lordosis|aeration of|volumes?|lung volumes?|"
+    r"anteroposterior|a-p|kyphosis|kyphotic|tortuosity|tortuous|peribronchial cuffing|cuffing|"
+    r"lordosis|aeration of|volumes?|lung volumes?|"
     r"bone|bony|mineralization|osseous|intensity|caliber|retrocardiac|retrosternal|soft tissue|"
     r"perihilar|peribronchial|prominence|lung|lordotic|inspiration|inspiratory|"
     r"air space|convexity|size of the heart|heart|cardiac|diameter|caliber|thickness|bilateral"
@@ -23,7 +24,7 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
         r"imaging|x|reports?|views?|scans?|pa|ap|comparison|portable)\b)(?:\S+ ){0,3}?(?:cabg|"
         r"bypass|sternotomy|surger(?:y|ies)|surgical|operation|lobectomy|"
         r"pneumonectomy|mastectomy|thoracotomy|thoracostomy|resections?|cholecystectomy|"
-        r"granulomatous|histoplasmosis|granuloma|tuberculosis|infection|inflammation|trauma|"
+        r"granulomatous|histoplasmosis|granuloma|tuberculosis|tb|infection|inflammation|trauma|"
         r"fractures?|valve|replacement|radiation|vertebroplasty|kyphoplasty|fusions?|arthroplasty|"
         r"wedge|chest tube|injury|insult|asbestos|transplant|cervical|biopsy|repair|laminectomy|"
         r"laparotomy|procedure|intervention|rib|aspiration|healed|wires?|clips|sternal|"

@@ -29,6 +29,15 @@ RESIDUE: Final = (
         replacement="x-ray",
     ),
     Rule(
+        "residue.no-blank-of",
+        Category.RESIDUE,
+        r"\b(?P<no>no|without) ___ (?:of|for) (?:the |an? |any )?",
+        _BLANK,
+        ("No ___ of active disease.", "No active disease."),
+        "No evidence of active disease.",
+        replacement=lambda m: f"{m.group('no')} ",
+    ),
+    Rule(
         "residue.measure",
         Category.RESIDUE,
         r",? ?\(?(?:(?:which |it |and )?(?:measures?|measuring|measured)(?: (?:approximately|"
