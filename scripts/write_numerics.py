@@ -86,12 +86,12 @@ Errors are norms of the difference over norms of the float32 result.
 
 | part | precision |
 |---|---|
-| norms (RMSNorm, LayerNorm) and the softmax of attention | float32 inside, whatever the weights are |
+| norms (RMSNorm, LayerNorm), softmax of attention | float32 inside, whatever the weights are |
 | rotary angles, sinusoids of the time | float32, then cast to the weights' precision |
 | guidance, the solver's step, the latents between steps | float32 |
 | whether guidance acts at a time (lo < t <= hi) | compared in float32 |
 | linear layers, convolutions, embeddings | that of the weights |
-| the table of latent positions | stored as it was published; cast when it is added |
+| the table of latent positions | as published; cast together with the weights |
 | cross-entropy | float32: transformers widens the logits |
 
 ## Known rounding
@@ -102,8 +102,8 @@ Errors are norms of the difference over norms of the float32 result.
   are ordered by its size.
 - Fused attention (SDPA) and eager attention differ by about 1e-6.
 - Activation checkpointing changes no bit of the loss and none of the gradients.
-- With a gradient factor f between 0 and 1 the understanding branch learns about f times as much, not
-  exactly: BOI and EOI read scaled keys and offer scaled keys themselves, so a path through n layers
+- With a gradient factor f between 0 and 1 the understanding branch learns about f times as much,
+  not exactly: BOI and EOI read scaled keys and offer scaled keys themselves; a path through n layers
   of them carries the factor n times. With one layer it is exact; 0 and 1 are always exact.
 """
 

@@ -1,7 +1,8 @@
 """Every tolerance of the tests of the model, with the error that was measured beside it.
 
 The measured errors are largest absolute differences on a CPU in float32 unless the name says
-otherwise; the limits leave room for other kernels and thread counts.
+otherwise; the limits leave room for other kernels and thread counts. `pytest tests --measured`
+prints the errors of a run.
 """
 
 from dataclasses import dataclass
@@ -18,21 +19,21 @@ class Tolerance:
 TOLERANCES = {
     # generate, held against the recorded logits of golden A and B
     "generate.recorded": Tolerance(2e-5, 1.2e-6),
-    "generate.batch_equals_single": Tolerance(1e-5, 1.2e-6),
-    "generate.step_equals_whole_forward": Tolerance(1e-5, 1.0e-6),
-    "generate.beam_score": Tolerance(1e-5, 9.6e-7),
+    "generate.batch_equals_single": Tolerance(1e-5, 1.3e-6),
+    "generate.step_equals_whole_forward": Tolerance(1e-5, 1.1e-6),
+    "generate.beam_score": Tolerance(2e-5, 3.8e-6),
     # contexts
-    "denoise.batch_equals_single": Tolerance(1e-5, 1.2e-6),
-    "encode.split_equals_whole": Tolerance(1e-5, 1.2e-6),
-    "reading.encode_equals_forward": Tolerance(1e-5, 1.2e-6),
+    "denoise.batch_equals_single": Tolerance(2e-5, 3.9e-6),
+    "encode.split_equals_whole": Tolerance(1e-5, 2.9e-6),
+    "reading.encode_equals_forward": Tolerance(1e-5, 0.0),
     # training
     "checkpointing.loss": Tolerance(0.0, 0.0),
     "checkpointing.gradient": Tolerance(1e-6, 0.0),
-    "eager_equals_sdpa": Tolerance(1e-5, 1.2e-6),
-    "gradient_scale.polynomial": Tolerance(1e-4, 1e-6),  # relative to the largest gradient
+    "eager_equals_sdpa": Tolerance(1e-5, 1.3e-6),
+    "gradient_scale.polynomial": Tolerance(1e-5, 4.5e-8),  # relative to the largest gradient
     # bfloat16, relative to the norm of the float32 result
-    "bfloat16.velocity": Tolerance(0.05, 0.01),
-    "bfloat16.logits": Tolerance(0.05, 0.01),
+    "bfloat16.velocity": Tolerance(0.05, 1.7e-2),
+    "bfloat16.logits": Tolerance(0.05, 1.2e-2),
 }
 
 

@@ -159,7 +159,9 @@ def test_norms_are_float32_inside(tiny_model: Any, where: str) -> None:
     x = torch.randn(4, 32).to(torch.bfloat16)
     wide = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-6)
     ours = norm(x).double() / norm.weight.double()
-    assert float(((ours - wide) / wide).abs().max()) < 3 * 2**-9
+    assert (
+        float(((ours - wide) / wide).abs().max()) < 2.1 * 2**-8
+    )  # two roundings: values, then weights
 
 
 # -- how strongly drawing teaches understanding
