@@ -103,8 +103,8 @@ Errors are norms of the difference over norms of the float32 result.
 - Fused attention (SDPA) and eager attention differ by about 1e-6.
 - Activation checkpointing changes no bit of the loss and none of the gradients.
 - With a gradient factor f between 0 and 1 the understanding branch learns about f times as much,
-  not exactly: BOI and EOI read scaled keys and offer scaled keys themselves; a path through n layers
-  of them carries the factor n times. With one layer it is exact; 0 and 1 are always exact.
+  not exactly: BOI and EOI read scaled keys and offer scaled keys themselves; a path through n
+  layers of them carries the factor n times. With one layer it is exact; 0 and 1 are always exact.
 """
 
 

@@ -6,9 +6,13 @@ from torch import Tensor
 
 
 def rotate(
-    heads: Float[Tensor, "b h n e"], cos: Float[Tensor, "b #n e"], sin: Float[Tensor, "b #n e"]
+    heads: Float[Tensor, "b h n e"], cos: Float[Tensor, "b p e"], sin: Float[Tensor, "b p e"]
 ) -> Float[Tensor, "b h n e"]:
-    """Rotate queries or keys. Axes: b batch, h heads, n tokens, e head width (halves repeated)."""
+    """Rotate queries or keys.
+
+    Axes: b batch, h heads, n tokens, p positions (n, or 1 for all tokens), e head width (halves
+    repeated).
+    """
     first, second = heads.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     return heads * cos[:, None] + turned * sin[:, None]
