@@ -49,17 +49,19 @@ _PATTERNS: Final[dict[str, re.Pattern[str]]] = {
         re.IGNORECASE,
     ),
     "name": re.compile(
-        r"\b(?:[Dd]r|DR|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|"
-        r"DOCTOR)s?\b\.?\s+(?P<keep>(?:[A-Z]\.? ){0,2}"
-        rf"{_NOT_A_NAME}[A-Z][A-Za-z'-]+(?: {_NOT_A_NAME}[A-Z][a-z'-]+)?)"
+        r"\b(?:(?:[Dd]r|DR|Mr|MR|Mrs|MRS|Ms|Miss|Prof|Professor|DOCTOR)s?\b\.?\s+"
+        rf"(?P<keep>(?:[A-Z]\.? ){{0,2}}{_NOT_A_NAME}[A-Z][A-Za-z'-]+"
+        rf"(?: {_NOT_A_NAME}[A-Z][a-z'-]+)?)"
+        rf"|[Dd]octors?\s+(?P<keep4>{_NOT_A_NAME}[A-Z][a-z'-]+"
+        rf"(?: {_NOT_A_NAME}[A-Z][a-z'-]+)?))"
         r"|\b(?P<keep2>[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=,? (?:MD|M\.D|DO|RN|PA-C|NP)\b)"
         r"|\b(?:[Bb]y|BY):? (?P<keep3>(?!Dr)[A-Z][a-z]+(?: [A-Z]\.)? [A-Z][a-z]+)(?=[.,]|$| "
         r"on| at)"
     ),
 }
 _TITLES: Final = (
-    "Dr", "dr", "DR", "Mr", "Ms", "Miss", "Prof", "Doctor", "DOCTOR", " MD", "M.D", " DO", " RN",
-    " PA-C", " NP", "By", "by", "BY",
+    "Dr", "dr", "DR", "Mr", "MR", "Ms", "Miss", "Prof", "octor", "DOCTOR", " MD", "M.D", " DO",
+    " RN", " PA-C", " NP", "By", "by", "BY",
 )  # fmt: skip
 _NUMBERED: Final = (
     "mrn", "medical rec", "acc", "ssn", "clip", "unit no", "job id", "case id", "patient id",
@@ -103,7 +105,7 @@ def mask(text: str) -> tuple[str, dict[str, int]]:
 def _mask_one(pattern: re.Pattern[str], kind: str, text: str, counts: Counter[str]) -> str:
     def blank(match: re.Match[str]) -> str:
         counts[kind] += 1
-        for name in ("keep", "keep2", "keep3"):
+        for name in ("keep", "keep2", "keep3", "keep4"):
             if name in pattern.groupindex and match.group(name):
                 start = match.start(name) - match.start()
                 end = match.end(name) - match.start()
