@@ -5,6 +5,7 @@ After a wanted change run `python -m tests.test_contracts` from the repository a
 
 import ast
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pytest_socket import SocketBlockedError
 
 import unix_cxr
 
@@ -138,6 +140,11 @@ def test_importing_changes_no_global_state(module: str) -> None:
         f"before = seen(); import {module}; assert seen() == before"
     )
     run_python("-c", code)
+
+
+def test_the_network_is_out_of_reach() -> None:
+    with pytest.raises(SocketBlockedError):
+        socket.create_connection(("127.0.0.1", 9), timeout=1)
 
 
 def write() -> None:

@@ -67,10 +67,10 @@ def change_weight(folder: Path, name: str, by: float) -> None:
 
 CHANGED = (
     "language_model.model.layers.1.self_attn.k_norm.weight",
-    "language_model.model.layers.1.mlp_moe_gen.down_proj.weight",
     "latent_pos_embed.pos_embed",
 )
 ALSO_CHANGED = (
+    "language_model.model.layers.1.mlp_moe_gen.down_proj.weight",
     "vit_model.vision_tower.blocks.1.norm2.bias",
     "connector.layers.2.bias",
     "language_model.model.norm_moe_gen.weight",

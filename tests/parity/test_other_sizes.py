@@ -1,6 +1,7 @@
 """Nothing about A and B is built in: a folder of other sizes, recorded from our own model."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,9 +197,15 @@ def record(folder: Path) -> Mapping[str, Tensor]:
     return outputs
 
 
-def test_a_folder_of_other_sizes_verifies(tmp_path: Path) -> None:
-    outputs = record(tmp_path / "C")
-    verification = verify(tmp_path / "C")
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, Tensor]]:
+    folder = tmp_path_factory.mktemp("other") / "C"
+    return folder, record(folder)
+
+
+def test_a_folder_of_other_sizes_verifies(recorded: tuple[Path, Mapping[str, Tensor]]) -> None:
+    folder, outputs = recorded
+    verification = verify(folder)
     assert verification.passed, verification.summary()
     count = len(outputs)
     assert verification.summary().startswith(
@@ -212,19 +219,22 @@ def test_a_folder_of_other_sizes_verifies(tmp_path: Path) -> None:
     assert outputs["train.mse"].shape == (2 * ROWS * COLUMNS, FEATURES)
 
 
-def test_its_defects_are_noticed(tmp_path: Path) -> None:
-    record(tmp_path / "C")
-    file = tmp_path / "C" / "model.safetensors"
-    weights = load_file(file)
+def test_its_defects_are_noticed(
+    recorded: tuple[Path, Mapping[str, Tensor]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(recorded[0], tmp_path / "C"))
+    weights = load_file(folder / "model.safetensors")
     weights["language_model.model.layers.3.self_attn.v_proj_moe_gen.bias"] += 0.01
-    save_file(weights, file)
-    assert not verify(tmp_path / "C").passed
+    save_file(weights, folder / "model.safetensors")
+    assert not verify(folder).passed
 
 
-def test_weights_of_another_config_are_refused(tmp_path: Path) -> None:
-    record(tmp_path / "C")
+def test_weights_of_another_config_are_refused(
+    recorded: tuple[Path, Mapping[str, Tensor]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(recorded[0], tmp_path / "C"))
     tree = other_config()
     tree["llm_config"]["intermediate_size"] = 64
-    (tmp_path / "C" / "config.json").write_text(json.dumps(tree), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(tree), encoding="utf-8")
     with pytest.raises(ValueError, match=r"weights of another config: .*config\.json wants"):
-        verify(tmp_path / "C")
+        verify(folder)
