@@ -1,7 +1,7 @@
 """Drawing: equal to itself however it is batched, counted, seeded, and safe from bad input."""
 
-import itertools
 import copy
+import itertools
 import json
 import logging
 from pathlib import Path
