@@ -98,7 +98,7 @@ Errors are norms of the difference over norms of the float32 result.
 
 - t = float32(0.4) is not greater than 0.4 in float32, and is in float64. With 11 points at shift 1
   guidance is therefore off at that step; comparing in float64 would change the result by 0.015.
-- A batch equals its single samples to about 1e-6, not to the bit: the sums inside a matrix product
+- A batch equals its single samples to a few 1e-6, not to the bit: the sums inside a matrix product
   are ordered by its size.
 - Fused attention (SDPA) and eager attention differ by about 1e-6.
 - Activation checkpointing changes no bit of the loss and none of the gradients.
