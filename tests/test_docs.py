@@ -1,6 +1,5 @@
 """Every Python block of README and docs runs, page by page; every page is in the contents."""
 
-import logging
 import re
 from pathlib import Path
 
@@ -24,7 +23,6 @@ def blocks(page: Path) -> list[str]:
 )
 def test_python_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    logging.getLogger("unix_cxr").setLevel(logging.ERROR)
     names: dict[str, object] = {"__name__": "docs"}
     for code in blocks(page):
         exec(compile(code, str(page), "exec"), names)
