@@ -143,7 +143,7 @@ def test_importing_changes_no_global_state(module: str) -> None:
 
 
 def test_the_network_is_out_of_reach() -> None:
-    with pytest.raises(SocketBlockedError):
+    with pytest.warns(UserWarning, match="tried to use socket"), pytest.raises(SocketBlockedError):
         socket.create_connection(("127.0.0.1", 9), timeout=1)
 
 
