@@ -135,7 +135,7 @@ def report_violations(reference: str, candidate: str) -> tuple[str, ...]:
     """What a whole text states beyond or beneath another, sentence borders aside.
 
     >>> report_violations("Small left effusion. No pneumothorax.", "Left effusion, small.")
-    ('lost: Pneumothorax', 'severity: Pleural Effusion')
+    ('severity: Pleural Effusion', 'lost: Pneumothorax')
     """
     old = [f for s in split_sentences(reference) for f in facts(tokenize(s))]
     new = [f for s in split_sentences(candidate) for f in facts(tokenize(s))]
