@@ -37,7 +37,7 @@ _LAST_LATIN: Final = 0x24F  # the end of Latin Extended-B
 def refusal(text: str) -> str:
     r"""Why a text is quarantined unread, or an empty string.
 
-    >>> refusal("{\\\\rtf1 The lungs are clear.}")
+    >>> refusal("{\\rtf1 The lungs are clear.}")
     'rtf'
     """
     if len(text) > MAX_CHARACTERS:

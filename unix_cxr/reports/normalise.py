@@ -109,7 +109,7 @@ _SENTENCE_START: Final = re.compile(r"(^|[.!?:]\s+|\n\s*)([a-z])")
 def normalise_characters(text: str) -> str:
     r"""Unicode to one form, controls dropped, entities read, every blank written as `___`.
 
-    >>> normalise_characters("No effusion\\x00 on XXXX [**2110-3-4**].")
+    >>> normalise_characters("No effusion\x00 on XXXX [**2110-3-4**].")
     'No effusion on ___.'
     """
     if "&" in text:
@@ -146,7 +146,7 @@ def _plain_unicode(text: str) -> str:
 def join_lines(text: str) -> str:
     r"""Undo line wraps; a newline that stays is a sentence boundary.
 
-    >>> join_lines("There is a large left pleural\\neffusion.")
+    >>> join_lines("There is a large left pleural\neffusion.")
     'There is a large left pleural effusion.'
     """
     if "\n" in text:

@@ -36,7 +36,7 @@ _PATTERNS: Final[dict[str, re.Pattern[str]]] = {
         r"20)\d\d\b"
     ),
     "time": re.compile(
-        r"\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp]\.?[Mm]\b\.?)?|\b\d{1,2} "
+        r"\b\d{1,2}:\d{2}(?::\d{2})?(?: ?[AaPp]\.?[Mm]\b(?:\.(?=\s+[a-z]))?)?|\b\d{1,2} "
         r"?[AaPp]\.?[Mm]\b(?:\.(?=\s+[a-z]))?"
         r"|\b\d{3,4} ?(?:hrs?|hours)\b|(?<=\b[Aa]t )[0-2]\d[0-5]\d\b(?!\.?\d)(?! ?(?:mm|cm))|"
         r"\b\d{3,4} ?[AaPp][Mm]\b"
