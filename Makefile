@@ -25,10 +25,10 @@ demo: $(STAMP) ## draw X-rays, write a report, show both in demo/index.html (abo
 	@$(BIN)/unix-cxr demo --out demo
 
 test: $(STAMP) ## the tests that are not marked slow (under 5 minutes on two cores)
-	@$(BIN)/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-all: $(STAMP) ## every test
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMP) ## lint, format, types, direction of imports, examples
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check

@@ -22,6 +22,7 @@ from unix_cxr.modules.joint_block import (
     UnderstandingLayer,
 )
 from unix_cxr.modules.latent_embedding import LatentEmbedding
+from unix_cxr.modules.norm import RMSNorm
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class GenerationBranch(nn.Module):
             )
             for _ in range(text.num_hidden_layers)
         )
-        self.final_norm = nn.RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.final_norm = RMSNorm(text.hidden_size, eps=text.rms_norm_eps)
         self.velocity_head = nn.Linear(
             text.hidden_size, config.latent_patch_size**2 * config.latent_channels
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from unix_cxr.functional.gradients import scale_gradient
 from unix_cxr.functional.rotary import rotate
+from unix_cxr.modules.norm import RMSNorm
 
 Rotary = tuple[Float[Tensor, "b 1 e"], Float[Tensor, "b 1 e"]]
 """Cosine and sine at the one position that all tokens of an image share."""
@@ -113,8 +114,8 @@ class LatentAttention(nn.Module):
         self.k_proj: nn.Module = nn.Linear(hidden_size, kv_heads * head_dim)
         self.v_proj: nn.Module = nn.Linear(hidden_size, kv_heads * head_dim)
         self.o_proj: nn.Module = nn.Linear(heads * head_dim, hidden_size, bias=False)
-        self.q_norm: nn.Module = nn.RMSNorm(head_dim, eps=eps)
-        self.k_norm: nn.Module = nn.RMSNorm(head_dim, eps=eps)
+        self.q_norm: nn.Module = RMSNorm(head_dim, eps=eps)
+        self.k_norm: nn.Module = RMSNorm(head_dim, eps=eps)
 
 
 class JointBlock(nn.Module):
@@ -146,9 +147,9 @@ class JointBlock(nn.Module):
         if heads % kv_heads:
             raise ValueError(f"heads ({heads}) must be divisible by kv_heads ({kv_heads})")
         self.groups = heads // kv_heads
-        self.attention_norm = nn.RMSNorm(hidden_size, eps=eps)
+        self.attention_norm = RMSNorm(hidden_size, eps=eps)
         self.attention = LatentAttention(hidden_size, heads, kv_heads, head_dim, eps)
-        self.mlp_norm = nn.RMSNorm(hidden_size, eps=eps)
+        self.mlp_norm = RMSNorm(hidden_size, eps=eps)
         self.mlp = GatedMLP(hidden_size, intermediate_size)
 
     def forward(
