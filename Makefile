@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	@$(BIN)/pip install --quiet -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP) ## draw X-rays, write a report, show both in demo/index.html (about 90 seconds)
+demo: $(STAMP) ## draw X-rays, write a report, show both in demo/index.html (about 20 seconds)
 	@$(BIN)/unix-cxr demo --out demo
 
 test: $(STAMP) ## the tests that are not marked slow (under 5 minutes on two cores)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from unix_cxr import __version__
 from unix_cxr.functional.guidance import Guidance
@@ -137,22 +138,46 @@ def drawing(model: UniXModel, interval: tuple[float, float], scale: float, repea
     }
 
 
+class Clock(StoppingCriteria):
+    """Notes the time after every token, so that the prompt does not count."""
+
+    def __init__(self) -> None:
+        self.between: list[float] = []
+        self.last: float | None = None
+
+    def hook(self) -> dict:
+        self.last = None
+        return {"stopping_criteria": StoppingCriteriaList([self])}
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+        now = time.perf_counter()
+        if self.last is not None:
+            self.between.append(now - self.last)
+        self.last = now
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
 def writing(model: UniXModel, batch: int, tokens: int, repeats: int) -> dict:
     ids = torch.tensor([[3, *[0] * IMAGE_TOKENS, 4, 1, *range(10, 20), 2, 1]] * batch)
     pixels = torch.randn(batch, 3, 384, 384)
     bare_ids = torch.randint(5, VOCABULARY, ids.shape)
     common = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
 
-    def ours(new: int) -> None:
-        model.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=new, **common)
+    def ours(clock: Clock) -> None:
+        model.generate(
+            input_ids=ids, pixel_values=pixels, max_new_tokens=tokens, **common, **clock.hook()
+        )
 
-    def bare(new: int) -> None:
-        model.language_model.generate(input_ids=bare_ids, max_new_tokens=new, **common)
+    def bare(clock: Clock) -> None:
+        model.language_model.generate(
+            input_ids=bare_ids, max_new_tokens=tokens, **common, **clock.hook()
+        )
 
-    def per_token(run: Callable[[int], None]) -> float:
-        short = statistics.median(seconds(lambda: run(1), repeats))
-        long = statistics.median(seconds(lambda: run(tokens + 1), repeats))
-        return (long - short) / tokens
+    def per_token(run: Callable[[Clock], None]) -> float:
+        clock = Clock()
+        for _ in range(repeats):
+            run(clock)
+        return statistics.median(clock.between)
 
     before = copy_gigabytes()
     mine, theirs = per_token(ours), per_token(bare)
