@@ -1,0 +1,1 @@
+"""Metrics of drawn X-rays."""
