@@ -112,8 +112,10 @@ def test_age_groups(age: str, group: str) -> None:
 def test_what_cannot_be_stated_is_refused() -> None:
     with pytest.raises(ValueError, match=r"label 'Broken heart' has no wording; known labels"):
         describe(study(labels=frozenset({"Broken heart"})), random.Random(0))
-    with pytest.raises(ValueError, match=r"view \('L'\) of a\.png must be one of \['AP', 'PA'\]"):
-        describe(study(view="L"), random.Random(0))
+    with pytest.raises(
+        ValueError, match=r"view \('LATERAL'\) of a\.png must be one of \['AP', 'PA'\]"
+    ):
+        describe(study(view="LATERAL"), random.Random(0))
 
 
 def test_unknown_sentences_are_found() -> None:

@@ -6,43 +6,110 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from unix_cxr.data.pixels import Source
+
 Split = Literal["train", "dev", "val"]
-Sex = Literal["M", "F", ""]
+"""The parts that `read_table` knows."""
+
+SPLITS: Final = ("train", "dev", "val", "test", "")
+SEXES: Final = ("M", "F", "")
+VIEWS: Final = ("AP", "PA", "LATERAL", "")
+
+_VIEW_NAMES: Final = {
+    "AP": ("AP", "AP SUPINE", "AP ERECT", "AP_HORIZONTAL", "ANTEROPOSTERIOR", "ANTERO-POSTERIOR"),
+    "PA": ("PA", "PA ERECT", "POSTEROANTERIOR", "POSTERO-ANTERIOR"),
+    "LATERAL": ("L", "LL", "RL", "LATERAL", "LEFT LATERAL", "RIGHT LATERAL"),
+}
+_VIEW_OF: Final = {name: view for view, names in _VIEW_NAMES.items() for name in names}
 
 _REQUIRED: Final = ("image", "split", "subset", "view", "labels", "patient_id", "sex", "age")
 
 
 @dataclass(frozen=True)
 class Study:
-    """One frontal X-ray and the facts about it; validated when made.
+    """One X-ray and the facts about it; validated when made.
 
     Args:
-        image: path of the image file.
-        split: which part of the data it belongs to; parts share no patient.
-        subset: the collection it comes from.
-        view: "AP" or "PA".
-        labels: the collection's own labels.
-        patient_id: pseudonym, the unit of every bootstrap.
+        image: what `load_xray` reads: a file path, bytes, an array or a PIL image.
+        patient_id: pseudonym, the unit of every split and bootstrap.
+        study_id: names the examination in its source; images of one examination share it.
+        split: "train", "dev", "val", "test", or "" where the source says nothing; parts share no
+            patient.
+        subset: the collection within the source.
+        view: "AP", "PA", "LATERAL", or "" where the source does not say or says something else.
+        labels: stated as present, in the collection's own names.
+        negative: stated as absent.
+        uncertain: stated as uncertain. A label that is in none of the three was not mentioned.
+        findings: text of the report as the source has it.
+        impression: the same for the impression.
         sex: "M", "F" or "" where unknown.
         age: as the collection states it, "" where unknown.
+        source: the corpus or file that the study was read from.
+
+    Raises:
+        ValueError: patient_id is empty, a value is not among those above, or a label is stated in
+            two ways.
+        TypeError: labels are no frozenset, or there is no image.
     """
 
-    image: Path
-    split: Split
-    subset: str
-    view: str
-    labels: frozenset[str]
+    image: Source
     patient_id: str
-    sex: Sex = ""
+    study_id: str = ""
+    split: str = ""
+    subset: str = ""
+    view: str = ""
+    labels: frozenset[str] = frozenset()
+    negative: frozenset[str] = frozenset()
+    uncertain: frozenset[str] = frozenset()
+    findings: str = ""
+    impression: str = ""
+    sex: str = ""
     age: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
-        if self.split not in get_args(Split):
-            raise ValueError(f"split ({self.split!r}) must be one of {get_args(Split)}")
-        if self.sex not in get_args(Sex):
-            raise ValueError(f"sex ({self.sex!r}) must be one of {get_args(Sex)}")
-        if not self.patient_id:
-            raise ValueError(f"{self.image} has no patient_id; splits need one")
+        if self.image is None or (isinstance(self.image, str | bytes) and not self.image):
+            raise TypeError("a study needs an image: a path, bytes, an array or a PIL image")
+        if not self.patient_id or not isinstance(self.patient_id, str):
+            raise ValueError(
+                f"{shown(self.image)} has no patient_id; splits need one "
+                f"(got {self.patient_id!r}, must be a string)"
+            )
+        for name, allowed in (("split", SPLITS), ("sex", SEXES), ("view", VIEWS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"{name} ({value!r}) must be one of {allowed}")
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        for name in ("labels", "negative", "uncertain"):
+            value = getattr(self, name)
+            if not isinstance(value, frozenset):
+                raise TypeError(f"{name} ({value!r}) must be a frozenset of names")
+        twice = (
+            (self.labels & self.negative)
+            | (self.labels & self.uncertain)
+            | (self.negative & self.uncertain)
+        )
+        if twice:
+            raise ValueError(
+                f"labels {sorted(twice)} are stated in two ways; a label is present, absent or "
+                "uncertain"
+            )
+
+
+def shown(image: Source) -> str:
+    """A name of an image for messages: its path, or what kind of object it is."""
+    return str(image) if isinstance(image, str | Path) else f"an image ({type(image).__name__})"
+
+
+def view_named(name: str) -> str | None:
+    """AP, PA or LATERAL for the names that corpora give to views, None for any other name.
+
+    >>> view_named("AP_horizontal"), view_named("LL"), view_named("SWIMMERS")
+    ('AP', 'LATERAL', None)
+    """
+    return _VIEW_OF.get(name.strip().upper())
 
 
 def read_table(
@@ -118,21 +185,23 @@ def _study(root: Path, row: dict[str, str]) -> Study:
     image = root / row["image"]
     if not image.is_file():
         raise FileNotFoundError(f"no image file at {image}")
+    if row["split"] not in get_args(Split):
+        raise ValueError(f"split ({row['split']!r}) must be one of {get_args(Split)}")
     return Study(
         image=image,
-        split=row["split"],  # type: ignore[arg-type]  # checked by Study itself
+        split=row["split"],
         subset=row["subset"],
-        view=row["view"],
+        view=view_named(row["view"]) or row["view"],
         labels=frozenset(row["labels"].split("|")) - {""},
         patient_id=row["patient_id"],
-        sex=row["sex"],  # type: ignore[arg-type]  # checked by Study itself
+        sex=row["sex"],
         age=row["age"],
     )
 
 
 def _refuse_leaks(studies: Sequence[Study], path: Path) -> None:
     split_of: dict[str, str] = {}
-    images: set[Path] = set()
+    images: set[str] = set()
     for study in studies:
         first = split_of.setdefault(study.patient_id, study.split)
         if first != study.split:
@@ -140,9 +209,10 @@ def _refuse_leaks(studies: Sequence[Study], path: Path) -> None:
                 f"{path}: patient {study.patient_id} is in two splits, {first} and {study.split}; "
                 "split by patient"
             )
-        if study.image in images:
-            raise ValueError(f"{path}: {study.image} is named twice; keep one of its rows")
-        images.add(study.image)
+        name = shown(study.image)
+        if name in images:
+            raise ValueError(f"{path}: {name} is named twice; keep one of its rows")
+        images.add(name)
 
 
 def _refuse_empty_subsets(

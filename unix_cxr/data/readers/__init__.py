@@ -1,0 +1,1 @@
+"""One reader per corpus: its layout on the disk to studies."""
