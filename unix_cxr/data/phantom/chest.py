@@ -256,9 +256,9 @@ def ribs(columns: Columns, grid: Grid, lungs: Lungs, broken: Break | None) -> Te
         ) * columns["bone"]
     near = broken.near(back, wall)
     y = y + 0.95 * step(near, 0.06) * step(20 - near.abs(), 1.0) * _band(columns, y - fall, broken)
-    gap = 1 - (-(near / 0.3).square()).exp() * _band(columns, y - fall, broken)
+    gap = 1 - (-(near / 0.35).square()).exp() * _band(columns, y - fall, broken)
     rows = _rib_row(columns, y - fall, None) * inside * steep * 0.36 * gap
-    callus = 0.42 * (-(near / 0.75).square().square()).exp() * _rib_row(columns, y - fall, broken)
+    callus = 0.95 * (-(near / 0.9).square().square()).exp() * _rib_row(columns, y - fall, broken)
     return (rows + _front(columns, grid, lungs)) * columns["bone"] + callus
 
 

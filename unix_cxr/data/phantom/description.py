@@ -113,7 +113,7 @@ EXTENTS: Final[dict[Kind, Extent]] = {
     "hernia": _extent("cm of diameter", _SIZES, (4.8, 5.4), (6.2, 6.8), (7.6, 8.4)),
     "fracture": _extent("number of the middle rib", ("",), (5.0, 9.0)),
     "tube": _extent(
-        "cm above the carina", ("low", "adequate", "high"), (0.5, 1.5), (3.4, 5.0), (7.0, 8.5)
+        "cm above the carina", ("low", "adequate", "high"), (0.3, 1.2), (3.2, 4.4), (6.3, 7.5)
     ),
     "line": _extent("cm of depth", ("",), (0.0, 3.0)),
     "pacemaker": _extent("cm of width", ("",), (3.8, 5.0)),

@@ -254,7 +254,7 @@ def tube(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     middle = 0.7 * columns["shift"] + 0.3 * (lesion.u - 0.5)
     aside = (grid.x - middle - 0.02 * (lesion.v - 0.5) * (grid.y - tip)).abs()
     inside = step(tip - grid.y, 0.1)
-    walls = _wire(scene, aside - _TUBE, 0.16, 0.75) + 0.25 * (aside < _TUBE)
+    walls = _wire(scene, aside - _TUBE, 0.16, 1.0) + 0.3 * (aside < _TUBE)
     mask = (aside < _TUBE + 0.2) & (grid.y < tip)
     return replace(scene, extra=scene.extra + walls * inside), mask
 
