@@ -56,6 +56,7 @@ def _numbers(phantom: Phantom) -> dict[str, float]:
     for body, depth in _DEPTHS[phantom.view].items():
         numbers[f"zoom_{body}"] = magnification(source, depth)
     numbers["shift"] = 0.0
+    numbers["heart_low"] = min(numbers["dome_left"], numbers["dome_right"] + 1.5)
     collapse = phantom.finding("atelectasis")
     if collapse:
         numbers[f"dome_{collapse.side}"] -= collapse.size
@@ -164,10 +165,14 @@ def heart_of(columns: Columns) -> Ellipsoid:
     tilt = columns["heart_tilt"] * (1.3 - 0.7 * columns["heart_ratio"])
     flat = 0.8 - 0.28 * columns["heart_ratio"]
     long = half / (tilt.cos().square() + (flat * tilt.sin()).square()).sqrt()
-    low = torch.minimum(columns["dome_left"], columns["dome_right"] + 1.5)
     sunk = 0.48 * long
     return Ellipsoid(
-        0.36 * half + columns["shift"], low - sunk, long, flat * long, 0.62 * long + 1.5, tilt
+        0.36 * half + columns["shift"],
+        columns["heart_low"] - sunk,
+        long,
+        flat * long,
+        0.62 * long + 1.5,
+        tilt,
     )
 
 

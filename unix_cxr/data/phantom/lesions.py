@@ -231,7 +231,7 @@ def hernia(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     grid, radius = scene.grid.at(scene.columns["zoom_back"]), lesion.size / 2
     columns = scene.columns
     x = columns["shift"] + 0.5 + 2.0 * lesion.u
-    y = torch.minimum(columns["dome_left"], columns["dome_right"]) - 0.55 * radius - 0.6
+    y = columns["heart_low"] - 0.7 - 0.55 * radius - 0.6
     sac = Ellipsoid(x, y, radius, 0.85 * radius, radius)
     gas = Ellipsoid(x, y, radius - 0.45, 0.85 * radius - 0.45, radius - 0.4)
     level = y + 0.3 * radius * (2 * lesion.v - 1)

@@ -215,9 +215,7 @@ def _read(network: OracleNetwork, films: Float[Tensor, "b s s"]) -> list[list[Me
     ]
 
 
-def _finding(
-    column: int, row: int, readings: Sequence[Readings], score: float
-) -> MeasuredFinding:
+def _finding(column: int, row: int, readings: Sequence[Readings], score: float) -> MeasuredFinding:
     kind = KINDS[column]
     on_right = bool(readings[1].present[row, column] > readings[0].present[row, column])
     side: Side = SIDES[on_right] if kind in SIDED else ""

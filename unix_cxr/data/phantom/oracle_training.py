@@ -108,9 +108,7 @@ def films_of(phantoms: Sequence[Phantom]) -> UInt8[Tensor, "b h w"]:
     return torch.cat(parts)
 
 
-def perturbed(
-    films: Float[Tensor, "b h w"], generator: torch.Generator
-) -> Float[Tensor, "b h w"]:
+def perturbed(films: Float[Tensor, "b h w"], generator: torch.Generator) -> Float[Tensor, "b h w"]:
     """Films shifted, blurred, shrunk, with another tone and noise: what a drawn film may have."""
 
     def uniform(low: float, high: float) -> Tensor:
