@@ -1,0 +1,239 @@
+"""Sets of X-rays on disk: read one at a time, with patient, labels and text where known.
+
+Axes: h rows, w columns.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unix_cxr.data.pixels import load_xray
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+MANIFESTS: Final = ("manifest.jsonl", "manifest.csv")
+TABLE: Final = "metadata.csv"
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One X-ray on disk.
+
+    Args:
+        id: unique in its set.
+        path: of the file.
+        group: what the bootstrap draws whole: the patient of a real X-ray.
+        labels: what it shows, or was asked to show.
+        text: its report, or the prompt that it was drawn from; "" where unknown.
+    """
+
+    id: str
+    path: Path
+    group: str
+    labels: frozenset[str] = frozenset()
+    text: str = ""
+
+    def load(self) -> Float[Tensor, "1 h w"]:
+        """Its pixels in [0, 1].
+
+        Raises:
+            FileNotFoundError: the file is gone.
+            ValueError: it cannot be read.
+        """
+        return torch.tensor(load_xray(self.path).pixels)[None]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """X-rays that are measured together.
+
+    Args:
+        name: of the set, for messages and signatures.
+        images: in a fixed order.
+        unit: what a group is: "patient" or "image".
+
+    Raises:
+        ValueError: no images, or an id that is there twice.
+    """
+
+    name: str
+    images: tuple[ImageFile, ...]
+    unit: str = "patient"
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise ValueError(f"{self.name} holds no images")
+        seen: set[str] = set()
+        for image in self.images:
+            if image.id in seen:
+                raise ValueError(f"{self.name}: id {image.id!r} is there twice")
+            seen.add(image.id)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[ImageFile]:
+        return iter(self.images)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of the images, in order."""
+        return tuple(image.id for image in self.images)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Of the images, in order."""
+        return tuple(image.group for image in self.images)
+
+    def rows_with(self, label: str) -> list[int]:
+        """Rows of the images with a label."""
+        return [row for row, image in enumerate(self.images) if label in image.labels]
+
+    def take(self, rows: Sequence[int]) -> "ImageSet":
+        """The images at these rows."""
+        return ImageSet(self.name, tuple(self.images[row] for row in rows), self.unit)
+
+    def first(self, limit: int | None, seed: int = 0) -> "ImageSet":
+        """At most `limit` images, drawn at random, in the old order."""
+        if limit is None or limit >= len(self):
+            return self
+        if limit < 1:
+            raise ValueError(f"limit ({limit}) must be at least 1")
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(len(self), generator=generator)[:limit]
+        return self.take(sorted(rows.tolist()))
+
+
+def open_images(
+    source: str | Path, *, split: str | None = None, subsets: Sequence[str] | None = None
+) -> ImageSet:
+    """X-rays of a folder, of a folder with a table, or of a source that `unix_cxr.data` knows.
+
+    Args:
+        source: a folder with `metadata.csv` (real X-rays with split, labels and patients), with
+            `manifest.jsonl` (drawn ones: file, prompt, labels) or `manifest.csv` (img_savename,
+            prompt), or with nothing but images; else a source of `unix_cxr.data.sources`.
+        split: keep this part of a table.
+        subsets: keep these collections of a table.
+
+    Raises:
+        FileNotFoundError: there is nothing at `source`, or an image is missing.
+        ValueError: no images, a bad row, or a part that is empty; the message names it.
+    """
+    folder = Path(source)
+    if (folder / TABLE).is_file():
+        return _from_table(folder, split, subsets)
+    if split is not None or subsets is not None:
+        raise ValueError(f"{source} has no {TABLE}, so no split or subset can be chosen of it")
+    for name in MANIFESTS:
+        if (folder / name).is_file():
+            return _from_manifest(folder / name)
+    if folder.is_dir():
+        return _from_files(folder)
+    if not folder.exists() and ":" not in str(source):
+        raise FileNotFoundError(f"there is no folder at {source}")
+    return _from_source(str(source))
+
+
+def _from_table(folder: Path, split: str | None, subsets: Sequence[str] | None) -> ImageSet:
+    from unix_cxr.data.studies import read_table
+
+    splits: dict[str, Any] = {} if split is None else {"splits": (split,)}
+    studies = read_table(folder, subsets=subsets, **splits)
+    return ImageSet(
+        folder.name if split is None else f"{folder.name}-{split}",
+        tuple(
+            ImageFile(
+                str(study.image.relative_to(folder)),
+                study.image,
+                study.patient_id,
+                study.labels,
+                str(getattr(study, "findings", "") or ""),
+            )
+            for study in studies
+        ),
+    )
+
+
+def _from_manifest(path: Path) -> ImageSet:
+    images = []
+    for number, row in _manifest_rows(path):
+        file = row.get("file") or row.get("img_savename")
+        if not file:
+            raise ValueError(f"{path}, row {number}: neither file nor img_savename is there")
+        image = path.parent / str(file)
+        if not image.is_file():
+            raise FileNotFoundError(f"{path}, row {number}: no image file at {image}")
+        labels = row.get("labels") or ([row["label"]] if row.get("label") else [])
+        if isinstance(labels, str):
+            labels = labels.split("|")
+        text = str(row.get("prompt") or row.get("text") or "")
+        group = str(row.get("patient_id") or file)
+        images.append(ImageFile(str(file), image, group, frozenset(labels), text))
+    return ImageSet(path.parent.name, tuple(images), "image")
+
+
+def _manifest_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        if path.suffix == ".csv":
+            yield from enumerate(csv.DictReader(file), start=1)
+            return
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, row {number}: no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, row {number}: not a JSON object")  # noqa: TRY004 - a file
+            yield number, row
+
+
+def _from_files(folder: Path) -> ImageSet:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ValueError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    names = [str(path.relative_to(folder)) for path in paths]
+    files = zip(names, paths, strict=True)
+    return ImageSet(
+        folder.name, tuple(ImageFile(name, path, name) for name, path in files), "image"
+    )
+
+
+def _from_source(source: str) -> ImageSet:
+    try:
+        from unix_cxr.data.sources import open_source
+    except ImportError as error:
+        raise ValueError(f"{source} is neither a folder nor a source that is known") from error
+    images = []
+    for study in open_source(source):
+        identity = str(getattr(study, "study_id", "") or study.image)
+        text = str(getattr(study, "findings", "") or "")
+        images.append(
+            ImageFile(identity, Path(study.image), study.patient_id, frozenset(study.labels), text)
+        )
+    return ImageSet(source, tuple(images))
+
+
+def refuse_overlap(first: ImageSet, second: ImageSet) -> None:
+    """Two sets that must be apart share no patient.
+
+    Raises:
+        ValueError: they share some; the message names the first.
+    """
+    if first.unit != "patient" or second.unit != "patient":
+        return
+    shared = sorted(set(first.groups) & set(second.groups))
+    if shared:
+        raise ValueError(
+            f"{len(shared)} patients are in {first.name} and in {second.name} (first: "
+            f"{shared[:_SHOWN]}); split by patient"
+        )
