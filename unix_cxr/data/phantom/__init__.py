@@ -20,8 +20,15 @@ from unix_cxr.data.phantom.description import (
     View,
     Zone,
 )
+from unix_cxr.data.phantom.oracle import (
+    SMALL_FILM_KINDS,
+    MeasuredFinding,
+    measure,
+    measure_batch,
+)
 from unix_cxr.data.phantom.rendering import render_batch, render_with_masks
 from unix_cxr.data.phantom.sampling import compatible, sample_finding, sample_phantom
+from unix_cxr.data.phantom.source import PhantomSource
 from unix_cxr.data.phantom.studies import PhantomStudy, phantom_studies, render, reports_of
 from unix_cxr.data.phantom.wording import (
     Stated,
@@ -41,12 +48,15 @@ __all__ = [
     "LABELS",
     "SIDED",
     "SIDES",
+    "SMALL_FILM_KINDS",
     "ZONED",
     "ZONES",
     "Anatomy",
     "Kind",
+    "MeasuredFinding",
     "Phantom",
     "PhantomFinding",
+    "PhantomSource",
     "PhantomStudy",
     "Side",
     "Stated",
@@ -58,6 +68,8 @@ __all__ = [
     "every_finding",
     "findings_text",
     "impression_text",
+    "measure",
+    "measure_batch",
     "parse",
     "phantom_studies",
     "prompt",

@@ -10,6 +10,7 @@ Axes: b films, h rows, w columns, k kinds of findings.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -105,9 +106,7 @@ class OracleNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(4, _WIDTHS[0], 3, padding=1)
-        self.blocks = nn.Sequential(
-            *(_Block(narrow, wide) for narrow, wide in zip(_WIDTHS, _WIDTHS[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(_Block(narrow, wide) for narrow, wide in pairwise(_WIDTHS)))
         self.squeeze = nn.Conv2d(_WIDTHS[-1], _LAST, 1)
         self.outputs = 2 * len(KINDS) + len(ZONED) * len(ZONES)
         self.head = nn.Linear(_LAST * _CELLS**2, self.outputs)
