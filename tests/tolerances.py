@@ -34,6 +34,8 @@ TOLERANCES = {
     # bfloat16, relative to the norm of the float32 result
     "bfloat16.velocity": Tolerance(0.05, 1.7e-2),
     "bfloat16.logits": Tolerance(0.05, 1.2e-2),
+    "parts.weights": Tolerance(1e-6, 3.0e-8),
+    "parts.losses": Tolerance(1e-6, 0.0),
 }
 
 

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -221,16 +222,29 @@ def test_other_errors_of_safetensors_are_not_taken_for_a_full_disk(
         ("weights.safetensors", None),
     ],
 )
-def test_a_damaged_newest_checkpoint_is_named(tmp_path: Path, file: str, damage: Any) -> None:
-    trainer(tmp_path).run()
-    path = checkpoints(tmp_path)[-1] / file
+def test_a_damaged_newest_checkpoint_is_named_and_passed_over(
+    tmp_path: Path, file: str, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = trainer(tmp_path / "run")
+    whole.run()
+    path = checkpoints(tmp_path / "run")[-1] / file
     if damage is None:
         path.unlink()
     else:
         path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(
-        ValueError, match=rf"step-00000008/{file} is damaged .*remove the folder .*step-00000008 to"
-    ):
+    again = trainer(tmp_path / "run")
+    again.run()
+    assert_same(weights(whole), weights(again))
+    if file != "state.json" or damage is not None:
+        assert f"step-00000008/{file} is damaged" in caplog.text
+    assert re.search(r"going on from .*step-00000006", caplog.text)
+
+
+def test_nothing_is_trained_anew_when_all_checkpoints_are_damaged(tmp_path: Path) -> None:
+    trainer(tmp_path).run()
+    for path in checkpoints(tmp_path):
+        (path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole: .*step-00000008/weights"):
         trainer(tmp_path).run()
 
 

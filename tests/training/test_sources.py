@@ -18,7 +18,7 @@ from unix_cxr.training.images import XRayStore
 from unix_cxr.training.recipe import RecipeRun
 from unix_cxr.training.settings import Recipe
 from unix_cxr.training.tokenizer import SPECIAL_TOKENS, train_tokenizer
-from unix_cxr.training.understanding import ReportSource, texts_of
+from unix_cxr.training.understanding import ReportSource
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -29,7 +29,7 @@ def run(make_recipe: MakeRecipe, tmp_path: Path) -> RecipeRun:
 
 
 def source_of(run: RecipeRun, kind: str, **changes: Any) -> Any:
-    stores = (run.store("train"), run.store("dev"))
+    stores = (run.data.store("train"), run.data.store("dev"))
     common = {"batch_size": 4, "augmentation": 1.0, "seed": 5} | changes
     if kind == "autoencoder":
         return ImageSource(*stores, latent_channels=2, **({"crop": None} | common))
@@ -62,7 +62,7 @@ def test_validation_is_always_the_same_and_sees_every_study(run: RecipeRun, kind
     assert len(first) == 2
     assert all(same(a, b) for a, b in zip(first, second, strict=True))
     name = fields(first[0])[0].name
-    assert sum(len(getattr(batch, name)) for batch in first) == len(run.store("dev"))
+    assert sum(len(getattr(batch, name)) for batch in first) == len(run.data.store("dev"))
 
 
 def test_crops_are_parts_of_the_images(run: RecipeRun) -> None:
@@ -92,9 +92,9 @@ def test_reports_are_labelled_and_nothing_else(run: RecipeRun) -> None:
 
 
 def test_the_text_of_a_study_states_its_labels(run: RecipeRun) -> None:
-    store = run.store("train")
+    store = run.data.store("train")
     chosen = torch.arange(len(store))
-    for study, text in zip(store.studies, texts_of(store, chosen, random.Random(0)), strict=True):
+    for study, text in zip(store.studies, store.texts(chosen, random.Random(0)), strict=True):
         assert labels_of(text) == set(stated_labels(study))
 
 

@@ -82,5 +82,10 @@ def test_wrong_terms_are_refused() -> None:
         LossTerm(torch.tensor(1.0), 0)
     with pytest.raises(ValueError, match=r"terms \['a'\] and weights \['b'\] must agree"):
         weighted_sum({"a": term}, {"b": 1.0})
-    with pytest.raises(FloatingPointError, match=r"not finite: \{'a': nan\}; lower the learning"):
-        weighted_sum({"a": LossTerm(torch.tensor(torch.nan), 1)}, {"a": 1.0})
+    with pytest.raises(ValueError, match=r"\['a'\] have more elements than their batch"):
+        weighted_sum({"a": LossTerm(torch.tensor(1.0), 3)}, {"a": 1.0}, {"a": 2})
+
+
+def test_a_part_of_a_batch_is_divided_by_the_whole_ones_count() -> None:
+    part = {"a": LossTerm(torch.tensor(6.0), 3)}
+    assert float(weighted_sum(part, {"a": 2.0}, {"a": 12})) == 2 * 6 / 12

@@ -34,6 +34,9 @@ class Line(nn.Module):
                 parameter.copy_(torch.randn(shape, generator=generator_of(7, number)))
         self.weights: Mapping[str, float] = {"error": 1.0}
 
+    def counts(self, batch: Points) -> dict[str, int]:
+        return {"error": len(batch.y)}
+
     def forward(self, batch: Points) -> dict[str, LossTerm]:
         return {"error": LossTerm.of((self.model(batch.x)[:, 0].float() - batch.y).square())}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from unix_cxr.functional.images import gradient_difference, random_affine, random_crop
 from unix_cxr.models.autoencoder import DOWNSAMPLING, to_range
 from unix_cxr.training.batches import ImageBatch, batch_indices, generator_of
-from unix_cxr.training.images import XRayStore
+from unix_cxr.training.images import ImageStore
 from unix_cxr.training.losses import LossTerm
 
 
@@ -29,6 +29,17 @@ class AutoencoderObjective(nn.Module):
         super().__init__()
         self.vae = vae.to(memory_format=torch.channels_last)
         self.weights = dict(weights)
+
+    def counts(self, batch: ImageBatch) -> dict[str, int]:
+        """Elements of every loss term."""
+        channels = int(self.vae.config["in_channels"])
+        images, _, height, width = batch.images.shape
+        planes = images * channels
+        return {
+            "l1": planes * height * width,
+            "kl": batch.noise.numel(),
+            "structure": planes * gradient_count(height, width),
+        }
 
     def forward(self, batch: ImageBatch) -> dict[str, LossTerm]:
         """Loss terms of a batch of images."""
@@ -61,8 +72,8 @@ class ImageSource:
 
     def __init__(
         self,
-        train: XRayStore,
-        dev: XRayStore,
+        train: ImageStore,
+        dev: ImageStore,
         *,
         batch_size: int,
         latent_channels: int,
@@ -99,8 +110,17 @@ class ImageSource:
         return count, self.latent_channels, height // DOWNSAMPLING, width // DOWNSAMPLING
 
 
+def gradient_count(height: int, width: int, scales: int = 3) -> int:
+    """Number of differences that `gradient_difference` gives for one plane of one image."""
+    total = 0
+    for scale in range(scales):
+        h, w = height >> scale, width >> scale
+        total += h * (w - 1) + (h - 1) * w
+    return total
+
+
 def latent_statistics(
-    vae: AutoencoderKL, store: XRayStore, batch_size: int = 64
+    vae: AutoencoderKL, store: ImageStore, batch_size: int = 64
 ) -> tuple[float, float]:
     """Mean and standard deviation of the latents' modes over a store: one number each."""
     device = next(vae.parameters()).device

@@ -118,6 +118,34 @@ def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> Int[Te
     return torch.stack(chosen)
 
 
+@dataclass(frozen=True)
+class Share:
+    """One part of a step's batch: its samples index, index + parts, index + 2 parts, ...
+
+    Args:
+        index: of this part.
+        parts: how many parts there are.
+    """
+
+    index: int = 0
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.parts:
+            raise ValueError(f"part {self.index} of {self.parts}")
+
+
+def take(batch: B, share: Share) -> B:
+    """A part of a batch; the whole of it is returned as it is."""
+    if share.parts == 1:
+        return batch
+    parts = {
+        field.name: getattr(batch, field.name)[share.index :: share.parts]
+        for field in fields(batch)  # type: ignore[arg-type]  # every batch is a dataclass
+    }
+    return type(batch)(**parts)
+
+
 def to_device(batch: B, device: torch.device) -> B:
     """The same batch with its tensors on a device."""
     moved = {

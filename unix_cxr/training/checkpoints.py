@@ -2,6 +2,8 @@
 
 import errno
 import json
+import logging
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,9 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unix_cxr.files import explaining_full_disk, replacing, sha256, write_text
+from unix_cxr.training.identity import changed_keys
+from unix_cxr.training.settings import StageSettings
 
-_KEPT: Final = 2
 _STATE: Final = "state.json"
+logger = logging.getLogger(__name__)
 _FULL_DISK: Final = ("No space left", "StorageFull", "code: 28", "QuotaExceeded")
 
 
@@ -31,6 +35,9 @@ class TrainingState:
         recipe: the resolved recipe as JSON text.
         started_from: fingerprints of the networks that the stage began with, by name; empty where
             nobody said.
+        average: moving averages of the learning parameters by name; empty where none are kept.
+        loss_mean: running mean of the loss, NaN before the first.
+        losses_seen: number of losses in it.
     """
 
     step: int
@@ -38,10 +45,13 @@ class TrainingState:
     optimizer: Mapping[str, Tensor]
     recipe: str
     started_from: Mapping[str, str] = field(default_factory=dict)
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    loss_mean: float = math.nan
+    losses_seen: int = 0
 
 
-def save_checkpoint(folder: Path, state: TrainingState) -> Path:
-    """Write `folder/step-…`; it appears whole, and older ones beyond two are removed after it.
+def save_checkpoint(folder: Path, state: TrainingState, keep: int = 2) -> Path:
+    """Write `folder/step-…`; it appears whole, and older ones beyond `keep` are removed after it.
 
     Raises:
         OSError: the disk is full or read-only; older checkpoints are untouched.
@@ -59,14 +69,17 @@ def save_checkpoint(folder: Path, state: TrainingState) -> Path:
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    for old in checkpoints(folder)[:-_KEPT]:
+    for old in checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
 
 def _write(folder: Path, state: TrainingState) -> None:
     checksums = {}
-    for name, tensors in (("weights", state.weights), ("optimizer", state.optimizer)):
+    parts = {"weights": state.weights, "optimizer": state.optimizer, "average": state.average}
+    for name, tensors in parts.items():
+        if name == "average" and not tensors:
+            continue
         file = folder / f"{name}.safetensors"
         with replacing(file) as partial:
             _save_tensors(tensors, partial)
@@ -76,6 +89,8 @@ def _write(folder: Path, state: TrainingState) -> None:
         "sha256": checksums,
         "recipe": state.recipe,
         "started_from": dict(state.started_from),
+        "losses_seen": state.losses_seen,
+        "loss_mean": state.loss_mean if state.losses_seen else None,
     }
     write_text(folder / _STATE, json.dumps(content, indent=1))
 
@@ -105,13 +120,100 @@ def load_checkpoint(path: Path) -> TrainingState:
         actual = sha256(path / name) if (path / name).is_file() else "absent"
         if actual != recorded:
             raise _damaged(path / name, f"SHA-256 {actual[:12]}, recorded {recorded[:12]}")
+    averaged = "average.safetensors" in state["sha256"]
+    mean = state.get("loss_mean")
     return TrainingState(
         step=state["step"],
         weights=load_file(path / "weights.safetensors"),
         optimizer=load_file(path / "optimizer.safetensors"),
         recipe=state["recipe"],
         started_from=state.get("started_from", {}),
+        average=load_file(path / "average.safetensors") if averaged else {},
+        loss_mean=math.nan if mean is None else mean,
+        losses_seen=state.get("losses_seen", 0),
     )
+
+
+def newest_whole(folder: Path) -> tuple[Path, TrainingState]:
+    """The newest checkpoint that can be read; a warning names every newer one that cannot.
+
+    Raises:
+        ValueError: there is none; the message says what is wrong with the newest.
+    """
+    problems: list[str] = []
+    for path in reversed(checkpoints(folder)):
+        try:
+            state = load_checkpoint(path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            logger.warning("%s; going on from %s", problem, path)
+        return path, state
+    raise ValueError(f"no checkpoint in {folder} is whole: {problems[0] if problems else 'none'}")
+
+
+def refuse_strangers(
+    path: Path,
+    state: TrainingState,
+    *,
+    stage: StageSettings,
+    recipe: str,
+    started_from: Mapping[str, str],
+    learning: Mapping[str, nn.Parameter],
+    known: Mapping[str, nn.Parameter],
+) -> None:
+    """Refuse a checkpoint of another recipe, other starting weights or other parameters.
+
+    Args:
+        path: of the checkpoint.
+        state: what it holds.
+        stage: that is about to go on.
+        recipe: the present one as JSON text.
+        started_from: fingerprints of the present starting weights.
+        learning: parameters that learn now.
+        known: all parameters of the objective.
+
+    Raises:
+        ValueError: what differs, and the remedy.
+    """
+    remedy = f"go back to what it began with, give another output folder, or remove {path}"
+    changed = changed_keys(state.recipe, recipe, stage)
+    if changed:
+        raise ValueError(f"the recipe has changed since {path}: {'; '.join(changed)}; {remedy}")
+    if state.step > stage.steps:
+        raise ValueError(
+            f"{path} stands beyond the {stage.steps} steps of stage {stage.name!r}; {remedy}"
+        )
+    others = [
+        name
+        for name, fingerprint in state.started_from.items()
+        if started_from.get(name, fingerprint) != fingerprint
+    ]
+    if others:
+        raise ValueError(f"{path} began from other weights of {', '.join(others)}; {remedy}")
+    missing = sorted(set(learning) - set(state.weights))
+    unknown = sorted(set(state.weights) - set(known))
+    wrong = [
+        f"{name} {list(state.weights[name].shape)} instead of {list(parameter.shape)}"
+        for name, parameter in learning.items()
+        if name not in missing and state.weights[name].shape != parameter.shape
+    ]
+    if missing or unknown or wrong:
+        raise ValueError(
+            f"{path} holds other parameters than this stage trains (missing: {missing[:3]}, "
+            f"unknown: {unknown[:3]}, of another shape: {wrong[:3]}); {remedy}"
+        )
+    frozen = sorted(set(state.weights) - set(learning))
+    frozen = [name for name in frozen if not torch.equal(state.weights[name], known[name].cpu())]
+    if frozen:
+        logger.warning(
+            "%s also holds %d parameters that do not learn any more; they keep the values "
+            "they have now, which are others: %s",
+            path,
+            len(frozen),
+            ", ".join(frozen),
+        )
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -4,10 +4,11 @@ Axes: b batch, a augmented copies, s studies, c latent channels, h and w latents
 """
 
 import random
+from collections.abc import Callable
 
 import torch
 from diffusers import AutoencoderKL
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -15,13 +16,13 @@ from unix_cxr.functional.flow import interpolate, training_times, velocity
 from unix_cxr.functional.images import random_affine
 from unix_cxr.models.autoencoder import normalise_latents, to_range
 from unix_cxr.models.context import Text
+from unix_cxr.models.fingerprint import fingerprint
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
 from unix_cxr.training.batches import CaptionedLatentBatch, batch_indices, generator_of
-from unix_cxr.training.images import XRayStore
+from unix_cxr.training.images import ImageStore, PreparedStore
 from unix_cxr.training.losses import LossTerm
 from unix_cxr.training.settings import GenerationObjectiveSettings
-from unix_cxr.training.understanding import texts_of
 
 
 class GenerationObjective(nn.Module):
@@ -37,6 +38,10 @@ class GenerationObjective(nn.Module):
         self.model = model
         self.understanding_gradient = understanding_gradient
         self.weights = {"velocity": 1.0}
+
+    def counts(self, batch: CaptionedLatentBatch) -> dict[str, int]:
+        """Elements of every loss term."""
+        return {"velocity": batch.latents.numel()}
 
     def forward(self, batch: CaptionedLatentBatch) -> dict[str, LossTerm]:
         """Loss terms of a batch of captioned latents."""
@@ -69,8 +74,8 @@ class CaptionedLatentSource:
 
     def __init__(
         self,
-        train: XRayStore,
-        dev: XRayStore,
+        train: ImageStore,
+        dev: ImageStore,
         vae: AutoencoderKL,
         processor: UniXProcessor,
         settings: GenerationObjectiveSettings,
@@ -86,26 +91,20 @@ class CaptionedLatentSource:
         self.settings = settings
         self.batch_size = batch_size
         self.seed = seed
-        copies = settings.augmented_copies
-        strengths = [augmentation] * copies
-        self.train_moments = torch.stack(
-            [
-                posterior_moments(vae, train, strength, generator_of(seed, copy, 3))
-                for copy, strength in enumerate(strengths)
-            ]
-        )
+        self.moments = _moments(train, vae, settings, augmentation, seed)
         self.dev_moments = posterior_moments(vae, dev, 0.0, generator_of(seed, 4))
 
     def batch(self, step: int) -> CaptionedLatentBatch:
         """The studies of that step with everything that is drawn for it."""
         chosen = batch_indices(len(self.train), self.batch_size, step, self.seed)
         generator = generator_of(self.seed, step, 5)
-        copies = torch.randint(len(self.train_moments), chosen.shape, generator=generator)
+        copies = torch.randint(self.settings.augmented_copies, chosen.shape, generator=generator)
         words = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        caption = self.processor.captions(texts_of(self.train, chosen, words))
+        caption = self.processor.captions(self.train.texts(chosen, words))
         kept = torch.rand(len(chosen), generator=generator) >= self.settings.caption_dropout
-        moments = self.train_moments[copies, chosen]
-        return self._batch(moments, Text(caption.ids, caption.real & kept[:, None]), generator)
+        return self._batch(
+            self.moments(copies, chosen), Text(caption.ids, caption.real & kept[:, None]), generator
+        )
 
     def validation(self) -> list[CaptionedLatentBatch]:
         """All dev studies with fixed captions, noise and times."""
@@ -115,7 +114,7 @@ class CaptionedLatentSource:
         return [
             self._batch(
                 self.dev_moments[part],
-                self.processor.captions(texts_of(self.dev, part, words)),
+                self.processor.captions(self.dev.texts(part, words)),
                 generator,
             )
             for part in order.split(self.batch_size)
@@ -136,10 +135,54 @@ class CaptionedLatentSource:
         )
 
 
+Moments = Callable[[Int[Tensor, " b"], Int[Tensor, " b"]], Float[Tensor, "b 2c h w"]]
+"""Moments of some studies: which augmented copy, and which study."""
+
+
+def _moments(
+    store: ImageStore,
+    vae: AutoencoderKL,
+    settings: GenerationObjectiveSettings,
+    augmentation: float,
+    seed: int,
+) -> Moments:
+    if settings.prepared_moments:
+        return _prepared_moments(store, vae, settings, augmentation)
+    copies = torch.stack(
+        [
+            posterior_moments(vae, store, augmentation, generator_of(seed, copy, 3))
+            for copy in range(settings.augmented_copies)
+        ]
+    )
+    return lambda copy, study: copies[copy, study]
+
+
+def _prepared_moments(
+    store: ImageStore,
+    vae: AutoencoderKL,
+    settings: GenerationObjectiveSettings,
+    augmentation: float,
+) -> Moments:
+    if not isinstance(store, PreparedStore):
+        raise ValueError("prepared_moments needs data.kind prepared")  # noqa: TRY004 - a setting
+    if augmentation or settings.augmented_copies > 1:
+        raise ValueError(
+            f"prepared_moments are of images as they are: set augmentation ({augmentation}) to 0 "
+            f"and augmented_copies ({settings.augmented_copies}) to 1"
+        )
+    recorded = store.prepared.manifest.settings.get("caches", {}).get("moments")
+    if recorded != fingerprint(vae):
+        raise ValueError(
+            f"{store.prepared.folder} has moments of another autoencoder than the run's; prepare "
+            "it again with --latents and the folder that the run begins from"
+        )
+    return lambda _, study: store.moments(study)
+
+
 @torch.no_grad()
 def posterior_moments(
     vae: AutoencoderKL,
-    store: XRayStore,
+    store: ImageStore,
     augmentation: float,
     generator: torch.Generator,
     batch_size: int = 64,

@@ -5,14 +5,22 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import torch
 from pydantic import ValidationError
-from torch import nn
 
 from unix_cxr.pipelines.processing import UniXProcessor
 from unix_cxr.training.settings import Recipe, StageSettings
 
-_HARMLESS: Final = frozenset({"log_every", "validate_every", "checkpoint_every", "allow_random"})
+_HARMLESS: Final = frozenset(
+    {
+        "accumulation",
+        "allow_random",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "log_every",
+        "validate_every",
+        "workers",
+    }
+)
 _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "autoencoder": ("autoencoder",),
     "understanding": ("model",),
@@ -70,20 +78,6 @@ def _leaves(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _leaves(f"{prefix}{key}.", value)
         else:
             yield f"{prefix}{key}", value
-
-
-def fingerprint(module: nn.Module) -> str:
-    """SHA-256 of a network's weights, names and configuration, wherever they lie in memory."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        flat = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(f"{name} {list(value.shape)} {value.dtype}".encode())
-        digest.update(flat.numpy())
-    config: Any = getattr(module, "config", None)
-    stored = config if isinstance(config, Mapping) else {}  # an autoencoder's
-    scaling = {key: stored.get(key) for key in ("scaling_factor", "shift_factor")}
-    digest.update(json.dumps(scaling).encode())
-    return digest.hexdigest()
 
 
 def processor_fingerprint(processor: UniXProcessor) -> str:

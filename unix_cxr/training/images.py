@@ -1,15 +1,38 @@
-"""X-rays of a recipe, decoded once and kept as bytes in memory."""
+"""X-rays of a recipe by number: kept in memory, or read from prepared shards.
 
+Axes: b batch, s studies, h and w pixels, c latent channels, H and W latents.
+"""
+
+import random
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from unix_cxr.data.findings_text import describe
 from unix_cxr.data.pixels import load_xray
+from unix_cxr.data.prepared import PreparedStudies
 from unix_cxr.data.studies import Study
 from unix_cxr.functional.images import resize_and_pad
+
+
+class ImageStore(Protocol):
+    """Square images of studies and their texts, by number."""
+
+    def __len__(self) -> int:
+        """Number of studies."""
+        ...
+
+    def __getitem__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
+        """Images in [0, 1]."""
+        ...
+
+    def texts(self, indices: Int[Tensor, " b"], words: random.Random) -> list[str]:
+        """Findings texts; where the wording is free, `words` draws it."""
+        ...
 
 
 class XRayStore:
@@ -36,6 +59,52 @@ class XRayStore:
 
     def __getitem__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
         return self.bytes[indices].float() / 255
+
+    def texts(self, indices: Int[Tensor, " b"], words: random.Random) -> list[str]:
+        """Each study's own findings text, or one that states its labels, worded by `words`."""
+        studies = [self.studies[index] for index in indices.tolist()]
+        return [study.findings or describe(study, words) for study in studies]
+
+
+class PreparedStore:
+    """Images and cleaned texts of a prepared folder; nothing is kept in memory.
+
+    Args:
+        studies: one split of a prepared folder.
+        size: side in pixels; must be the folder's.
+        limit: keep only the first studies; None keeps all.
+
+    Raises:
+        ValueError: the folder was prepared at another size.
+    """
+
+    def __init__(self, studies: PreparedStudies, size: int, limit: int | None = None) -> None:
+        prepared = studies.manifest.image_size
+        if prepared != size:
+            raise ValueError(
+                f"{studies.folder} was prepared at {prepared} pixels, the recipe has "
+                f"data.image_size {size}; set it to {prepared} or prepare the source again"
+            )
+        self.prepared = studies
+        self._length = min(len(studies), limit or len(studies))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b 1 h w"]:
+        return torch.from_numpy(self.prepared.images(indices.tolist()))[:, None].float() / 255
+
+    def texts(self, indices: Int[Tensor, " b"], words: random.Random) -> list[str]:
+        """The studies' cleaned texts."""
+        return self.prepared.texts(indices.tolist())
+
+    def moments(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b 2c H W"]:
+        """Cached moments of the latents' posterior.
+
+        Raises:
+            ValueError: the folder was prepared without them.
+        """
+        return torch.from_numpy(self.prepared.moments(indices.tolist()))
 
 
 def _read(study: Study, size: int) -> UInt8[Tensor, "1 h w"]:

@@ -1,12 +1,11 @@
 """One loop for every stage: batches in, optimizer steps out, a log line now and then."""
 
-import json
 import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -16,23 +15,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from unix_cxr.files import append_line, write_text
-from unix_cxr.training.batches import BatchSource, SteppedDataset, to_device
+from unix_cxr.training.averaging import WeightAverage
+from unix_cxr.training.batches import BatchSource, Share, SteppedDataset, take, to_device
 from unix_cxr.training.checkpoints import (
     TrainingState,
     checkpoints,
-    load_checkpoint,
+    newest_whole,
     optimizer_tensors,
+    refuse_strangers,
     restore_optimizer,
     save_checkpoint,
 )
-from unix_cxr.training.identity import changed_keys
+from unix_cxr.training.guards import RunStopped, SpikeGuard, keep_batch, listening
 from unix_cxr.training.losses import LossTerm, weighted_sum
+from unix_cxr.training.processes import Processes
+from unix_cxr.training.runlog import RunLog
 from unix_cxr.training.settings import StageSettings
 from unix_cxr.training.stages import select_learning
 
 _FLOOR: Final = 0.01
-_LOG: Final = "log.jsonl"
 logger = logging.getLogger(__name__)
 
 
@@ -43,6 +44,10 @@ class Objective(Protocol):
 
     def __call__(self, batch: Any) -> Mapping[str, LossTerm]:  # noqa: ANN401 - the stage's batch
         """Loss terms of one batch."""
+        ...
+
+    def counts(self, batch: Any) -> Mapping[str, int]:  # noqa: ANN401 - the stage's batch
+        """Elements of every loss term, without running anything."""
         ...
 
 
@@ -59,6 +64,9 @@ def learning_rate_factor(step: int, stage: StageSettings) -> float:
 class Trainer:
     """Runs one stage to its end, from wherever its newest checkpoint stands.
 
+    A step's batch is cut into `accumulation` micro-batches for each process; losses are sums that
+    are divided once by the whole batch's counts, so neither number changes what is learned.
+
     Args:
         objective: an `nn.Module` that is called with batches; see `Objective`.
         source: makes the batch of every step.
@@ -70,7 +78,8 @@ class Trainer:
             checkpoint; a checkpoint that began from others is refused.
 
     Raises:
-        ValueError: a pattern of the stage matches no parameter.
+        ValueError: a pattern of the stage matches no parameter, or the batch is too small for the
+            processes and micro-batches.
     """
 
     def __init__(
@@ -84,22 +93,33 @@ class Trainer:
         device: torch.device,
         started_from: Mapping[str, str] | None = None,
     ) -> None:
-        self.objective = objective.to(device)
+        self.processes = Processes.find(device)
+        self.device = self.processes.device
+        self.objective = objective.to(self.device)
         self.source = source
         self.stage = stage
         self.folder = folder
         self.recipe = recipe
-        self.device = device
         self.started_from = dict(started_from or {})
         self.step = 0
         self._told = False
+        self.parts = stage.accumulation * self.processes.count
+        if stage.batch_size < self.parts:
+            raise ValueError(
+                f"batch_size ({stage.batch_size}) must be at least {self.parts}: accumulation "
+                f"({stage.accumulation}) x processes ({self.processes.count})"
+            )
         self.learning = select_learning(objective, stage.trains, stage.freezes)
+        self.average = WeightAverage(self.learning, stage.ema_decay)
+        self.spikes = SpikeGuard(stage.spike_factor)
+        self.log = RunLog(folder, writes=self.processes.first)
         self.optimizer = torch.optim.AdamW(
             self.learning.values(),
             lr=stage.learning_rate,
             betas=stage.betas,
             weight_decay=stage.weight_decay,
         )
+        self._wrapped = self.processes.wrap(self.objective)
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -107,178 +127,240 @@ class Trainer:
         weights: Mapping[str, float] = self.objective.weights  # type: ignore[assignment]  # nn.Module's attributes are untyped
         return weights
 
+    # -- checkpoints ---------------------------------------------------------------------------
+
     def restore(self) -> bool:
-        """Load the newest checkpoint of the stage; False where there is none.
+        """Load the newest checkpoint that is whole; False where there is none.
+
+        A damaged one is passed over, and a warning names it.
 
         Raises:
-            ValueError: the checkpoint is damaged, or belongs to another recipe, other starting
-                weights or other parameters; the message says what differs and the remedy.
+            ValueError: all checkpoints are damaged, or the checkpoint belongs to another recipe,
+                other starting weights or other parameters; the message says what differs and the
+                remedy.
         """
-        found = checkpoints(self.folder)
-        if not found:
-            self._forget_later_rows()
+        if not checkpoints(self.folder):
+            self.log.cut(self.step)
             return False
-        state = load_checkpoint(found[-1])
-        self._refuse_strangers(found[-1], state)
+        path, state = newest_whole(self.folder)
+        refuse_strangers(
+            path,
+            state,
+            stage=self.stage,
+            recipe=self.recipe,
+            started_from=self.started_from,
+            learning=self.learning,
+            known=dict(self.objective.named_parameters()),
+        )
         for name, parameter in self.learning.items():
             parameter.data.copy_(state.weights[name])
         kept = {k: v for k, v in state.optimizer.items() if k.rsplit("/", 1)[0] in self.learning}
         restore_optimizer(self.optimizer, self.learning, kept)
+        self.average.restore(state.average)
+        self.spikes.mean, self.spikes.seen = state.loss_mean, state.losses_seen
         self.step = state.step
-        self._forget_later_rows()
-        logger.info("restored %s at step %d", found[-1], self.step)
+        self.log.cut(self.step)
+        logger.info("restored %s at step %d", path, self.step)
         return True
 
-    def _refuse_strangers(self, path: Path, state: TrainingState) -> None:
-        remedy = f"go back to what it began with, give another output folder, or remove {path}"
-        changed = changed_keys(state.recipe, self.recipe, self.stage)
-        if changed:
-            raise ValueError(f"the recipe has changed since {path}: {'; '.join(changed)}; {remedy}")
-        if state.step > self.stage.steps:
-            raise ValueError(
-                f"{path} stands beyond the {self.stage.steps} steps of stage "
-                f"{self.stage.name!r}; {remedy}"
+    def save(self) -> None:
+        """Write a checkpoint of this moment; the first process does, the others wait for it."""
+        if self.processes.first:
+            save_checkpoint(
+                self.folder,
+                TrainingState(
+                    step=self.step,
+                    weights={name: value.detach() for name, value in self.learning.items()},
+                    optimizer=optimizer_tensors(self.optimizer, self.learning),
+                    average=self.average.values,
+                    recipe=self.recipe,
+                    started_from=self.started_from,
+                    loss_mean=self.spikes.mean,
+                    losses_seen=self.spikes.seen,
+                ),
+                keep=self.stage.keep_checkpoints,
             )
-        others = [
-            name
-            for name, fingerprint in state.started_from.items()
-            if self.started_from.get(name, fingerprint) != fingerprint
-        ]
-        if others:
-            raise ValueError(f"{path} began from other weights of {', '.join(others)}; {remedy}")
-        missing = sorted(set(self.learning) - set(state.weights))
-        known = dict(self.objective.named_parameters())
-        unknown = sorted(set(state.weights) - set(known))
-        wrong = [
-            f"{name} {list(state.weights[name].shape)} instead of {list(parameter.shape)}"
-            for name, parameter in self.learning.items()
-            if name not in missing and state.weights[name].shape != parameter.shape
-        ]
-        if missing or unknown or wrong:
-            raise ValueError(
-                f"{path} holds other parameters than this stage trains (missing: {missing[:3]}, "
-                f"unknown: {unknown[:3]}, of another shape: {wrong[:3]}); {remedy}"
-            )
-        frozen = sorted(set(state.weights) - set(self.learning))
-        frozen = [
-            name for name in frozen if not torch.equal(state.weights[name], known[name].cpu())
-        ]
-        if frozen:
-            logger.warning(
-                "%s also holds %d parameters that do not learn any more; they keep the values "
-                "they have now, which are others: %s",
-                path,
-                len(frozen),
-                ", ".join(frozen),
-            )
+        self.processes.wait()
 
-    def save(self) -> Path:
-        """Write a checkpoint of this moment."""
-        return save_checkpoint(
-            self.folder,
-            TrainingState(
-                step=self.step,
-                weights={name: value.detach() for name, value in self.learning.items()},
-                optimizer=optimizer_tensors(self.optimizer, self.learning),
-                recipe=self.recipe,
-                started_from=self.started_from,
-            ),
-        )
+    # -- the run -------------------------------------------------------------------------------
 
     def run(self) -> dict[str, float]:
         """Train to the stage's last step and return the last validation losses.
 
+        At the end the weights' average, where the stage keeps one, stands in their place.
+
         Raises:
-            FloatingPointError: a loss or a gradient is not finite; the step is not taken.
-            OSError: a checkpoint does not fit on the disk; the older one is untouched.
+            FloatingPointError: a loss or a gradient is not finite, or a loss spikes where the
+                stage says stop; the step is not taken, and the batch is kept for inspection.
+            RunStopped: a signal asked for it; the state is in a checkpoint.
+            OSError: a checkpoint does not fit on the disk, or a worker process died; older
+                checkpoints are untouched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.restore()
-        loader = DataLoader(
-            SteppedDataset(self.source, self.stage.steps),
-            batch_size=None,
-            sampler=range(self.step, self.stage.steps),
-            generator=torch.Generator(),  # else it would draw a seed from the process's own
-        )
-        bar = tqdm(
-            loader,
-            initial=self.step,
-            total=self.stage.steps,
-            desc=self.stage.name,
-            unit="step",
-            disable=None,  # quiet where nobody looks: in a file or a pipe
-            mininterval=1.0,
-        )
         last: dict[str, float] | None = None
         recent: defaultdict[str, list[float]] = defaultdict(list)
         started, samples = time.monotonic(), 0
         self.objective.train()
-        for batch in bar:
-            for name, value in self._step(batch).items():
-                recent[name].append(value)
-            samples += self.stage.batch_size
-            if self._due(self.stage.log_every):
-                means = {name: sum(values) / len(values) for name, values in recent.items()}
-                rate = samples / max(time.monotonic() - started, 1e-9)
-                self._log(means | {"samples_per_second": rate})
-                bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
-                recent.clear()
-                started, samples = time.monotonic(), 0
-            last = None
-            if self._due(self.stage.validate_every):
-                last = self.validate()
-                self._log(last)
-                started, samples = time.monotonic(), 0
-            if self._due(self.stage.checkpoint_every):
+        with listening() as request, self._telling_of_workers(), self._bar() as bar:
+            for batch in self._batches():
+                for name, value in self._step(batch).items():
+                    recent[name].append(value)
+                bar.update()
+                samples += self.stage.batch_size
+                if self._due(self.stage.log_every):
+                    means = {name: sum(values) / len(values) for name, values in recent.items()}
+                    rate = samples / max(time.monotonic() - started, 1e-9)
+                    self._log(means | {"samples_per_second": rate})
+                    bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
+                    recent.clear()
+                    started, samples = time.monotonic(), 0
+                last = None
+                if self._due(self.stage.validate_every):
+                    last = self.validate()
+                    self._log(last)
+                    started, samples = time.monotonic(), 0
+                stopping = self.processes.any(flag=request.signal is not None)
+                if stopping or self._due(self.stage.checkpoint_every):
+                    self.save()
+                if stopping and self.step < self.stage.steps:
+                    raise RunStopped(
+                        f"{request.signal or 'a signal to another process'}: stage "
+                        f"{self.stage.name!r} stands at step {self.step} of {self.stage.steps} in "
+                        f"{self.folder}; the same command goes on"
+                    )
+        losses = last if last is not None else self.validate()
+        self.average.apply()
+        return losses
+
+    @contextmanager
+    def _telling_of_workers(self) -> Iterator[None]:
+        """Say what a worker's death means.
+
+        Torch raises it wherever the training process happens to be, perhaps in the middle of a
+        step: nothing is saved then.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ChildProcessError(
+                f"stage {self.stage.name!r}: {error} The same command goes on from the newest "
+                f"checkpoint; if memory was short, with fewer workers than {self.stage.workers}"
+            ) from error
+
+    def _bar(self) -> "tqdm[Any]":
+        return tqdm(
+            initial=self.step,
+            total=self.stage.steps,
+            desc=self.stage.name,
+            unit="step",
+            disable=None if self.processes.first else True,  # quiet where nobody looks
+            mininterval=1.0,
+        )
+
+    def _batches(self) -> Iterator[Any]:
+        """Whole batches of the steps that are left; what breaks one comes after a checkpoint."""
+        loader = DataLoader(
+            SteppedDataset(self.source, self.stage.steps),
+            batch_size=None,
+            sampler=range(self.step, self.stage.steps),
+            num_workers=self.stage.workers,
+            multiprocessing_context="spawn" if self.stage.workers else None,
+            persistent_workers=self.stage.workers > 0,
+            generator=torch.Generator(),  # else it would draw a seed from the process's own
+        )
+        batches = iter(loader)
+        while self.step < self.stage.steps:
+            try:
+                batch = next(batches)
+            except (ValueError, OSError) as error:
                 self.save()
-        return last if last is not None else self.validate()
+                raise type(error)(f"{self._where()}: its batch cannot be made: {error}") from error
+            yield batch
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.stage.steps
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean of every loss term over the source's fixed validation batches."""
+        """Mean of every loss term over the source's fixed validation batches.
+
+        Where the stage keeps an average of the weights, it is the average that is validated.
+        """
         was_training = self.objective.training
         self.objective.eval()
         sums: dict[str, LossTerm] = {}
         try:
-            for batch in self.source.validation():
-                for name, term in self._terms(batch).items():
-                    sums[name] = sums[name] + term if name in sums else term
+            with self.average.applied():
+                for batch in self.source.validation():
+                    terms = self._terms(self.objective, to_device(batch, self.device))
+                    for name, term in terms.items():
+                        sums[name] = sums[name] + term if name in sums else term
         finally:
             self.objective.train(was_training)
         return {f"dev_{name}": float(term.mean) for name, term in sums.items()}
 
-    def _terms(self, batch: Any) -> Mapping[str, LossTerm]:  # noqa: ANN401 - the stage's batch
-        batch = to_device(batch, self.device)
+    def _terms(self, objective: Any, batch: Any) -> Mapping[str, LossTerm]:  # noqa: ANN401 - the stage's
         low = self.stage.precision == "bfloat16"
         with (
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low),
             _fast_attention(self.device, low=low),
         ):
-            terms: Mapping[str, LossTerm] = self.objective(batch)
+            terms: Mapping[str, LossTerm] = objective(batch)
         return terms
+
+    # -- one step ------------------------------------------------------------------------------
 
     def _step(self, batch: Any) -> dict[str, float]:  # noqa: ANN401 - the stage's batch
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * learning_rate_factor(self.step, self.stage)
-        terms = self._terms(batch)
-        norm = self._gradients(terms)
-        self.optimizer.step()
+        try:
+            means, norm = self._gradients(batch)
+        except FloatingPointError:
+            self._keep_batch(batch)
+            raise
+        loss = sum(self.weights[name] * value for name, value in means.items())
+        spike = self.spikes.spikes(loss)
+        if spike and self.stage.on_spike == "stop":
+            self.optimizer.zero_grad(set_to_none=True)
+            self._keep_batch(batch)
+            raise FloatingPointError(
+                f"{self._where()}: the loss is {loss:.4g}, more than {self.stage.spike_factor} "
+                f"times its running mean {self.spikes.mean:.4g}; look at the batch, or set "
+                "on_spike: skip"
+            )
+        if not spike:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return {name: float(term.mean.detach()) for name, term in terms.items()} | {"norm": norm}
+        if not spike:
+            self.average.update(self.step)
+        guarded = {} if self.stage.spike_factor is None else {"skipped": float(spike)}
+        return means | {"norm": norm} | guarded
 
-    def _gradients(self, terms: Mapping[str, LossTerm]) -> float:
-        """Leave clipped gradients in the learning parameters; returns their norm before that."""
-        where = f"stage {self.stage.name!r} stops before step {self.step} (the weights are those of"
-        where += f" {self.step} steps, and no step was taken with this batch)"
-        try:
-            loss: Any = weighted_sum(terms, self.weights)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{where}: {error}") from error
-        loss.backward()
+    def _gradients(self, batch: Any) -> tuple[dict[str, float], float]:  # noqa: ANN401 - the stage's
+        """Leave clipped gradients in the learning parameters.
+
+        Returns:
+            The means of the loss terms, and the gradient's norm before it was clipped.
+        """
+        objective: Any = self.objective
+        counts: Mapping[str, int] = objective.counts(batch)
+        names = list(counts)
+        totals = torch.zeros(len(names), device=self.device)
+        for micro in range(self.stage.accumulation):
+            share = Share(self.processes.rank * self.stage.accumulation + micro, self.parts)
+            last = micro + 1 == self.stage.accumulation
+            with self.processes.quietly(self._wrapped, last=last):
+                terms = self._terms(self._wrapped, to_device(take(batch, share), self.device))
+                self._check_terms(terms)
+                # averaged over the processes: the sum is what the whole batch has
+                loss: Any = self.processes.count * weighted_sum(terms, self.weights, counts)
+                loss.backward()
+            totals += torch.stack([terms[name].total.detach().float() for name in names])
+        totals = self.processes.sum(totals)
         gradients = {k: p.grad for k, p in self.learning.items() if p.grad is not None}
         self._tell_of_idle({k for k in self.learning if k not in gradients})
         norm = nn.utils.get_total_norm(list(gradients.values()))
@@ -286,11 +368,34 @@ class Trainer:
             wrong = [name for name, grad in gradients.items() if not torch.isfinite(grad).all()]
             self.optimizer.zero_grad(set_to_none=True)
             raise FloatingPointError(
-                f"{where}: gradients are not finite, of {len(wrong)} parameters such as "
+                f"{self._where()}: gradients are not finite, of {len(wrong)} parameters such as "
                 f"{wrong[:3]}; lower the learning rate or look at the batch"
             )
         nn.utils.clip_grads_with_norm_(self.learning.values(), self.stage.clip_norm, norm)
-        return float(norm)
+        means = {name: float(t) / counts[name] for name, t in zip(names, totals, strict=True)}
+        return means, float(norm)
+
+    def _check_terms(self, terms: Mapping[str, LossTerm]) -> None:
+        """Stop all processes before the step if a loss of one of them is not finite."""
+        wrong = {k: float(t.mean.detach()) for k, t in terms.items() if not t.is_finite}
+        if self.processes.any(flag=bool(wrong)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise FloatingPointError(
+                f"{self._where()}: loss terms are not finite: {wrong or 'in another process'}; "
+                "lower the learning rate or look at the batch"
+            )
+
+    def _where(self) -> str:
+        return (
+            f"stage {self.stage.name!r} stops before step {self.step} (the weights are those of "
+            f"{self.step} steps, and no step was taken with this batch)"
+        )
+
+    def _keep_batch(self, batch: Any) -> None:  # noqa: ANN401 - the stage's batch
+        path = self.folder / f"bad-batch-{self.step:08d}.safetensors"
+        if self.processes.first:
+            keep_batch(batch, path)
+            logger.warning("the batch of step %d is kept in %s", self.step, path)
 
     def _tell_of_idle(self, idle: set[str]) -> None:
         """Say once which learning parameters the objective does not reach."""
@@ -305,25 +410,7 @@ class Trainer:
 
     def _log(self, values: Mapping[str, float]) -> None:
         rate = self.optimizer.param_groups[0]["lr"]
-        row = {"step": self.step, "learning_rate": rate} | dict(values)
-        append_line(self.folder / _LOG, json.dumps(row))
-
-    def _forget_later_rows(self) -> None:
-        """Drop what the log says of steps after this one: they are about to be taken again."""
-        file = self.folder / _LOG
-        if not file.is_file():
-            return
-        rows = file.read_text(encoding="utf-8").splitlines()
-        kept = [row for row in rows if _step_of(row) <= self.step]
-        if len(kept) < len(rows):
-            write_text(file, "".join(f"{row}\n" for row in kept))
-
-
-def _step_of(row: str) -> float:
-    try:
-        return float(json.loads(row)["step"])
-    except ValueError:
-        return math.inf  # a line that a crash cut off
+        self.log.add({"step": self.step, "learning_rate": rate} | dict(values))
 
 
 def _fast_attention(device: torch.device, *, low: bool) -> AbstractContextManager[None]:

@@ -32,28 +32,39 @@ class LossTerm:
         """The average over all elements."""
         return self.total / self.count
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether a step may be taken with it."""
+        return bool(torch.isfinite(self.total))
+
     @classmethod
     def of(cls, elements: Tensor) -> "LossTerm":
         """Term of a tensor that holds one loss per element."""
         return cls(elements.sum(), elements.numel())
 
 
-def weighted_sum(terms: Mapping[str, LossTerm], weights: Mapping[str, float]) -> Float[Tensor, ""]:
-    """Σ weight × mean over the named terms.
+def weighted_sum(
+    terms: Mapping[str, LossTerm],
+    weights: Mapping[str, float],
+    counts: Mapping[str, int] | None = None,
+) -> Float[Tensor, ""]:
+    """Σ weight × total / count over the named terms.
+
+    Args:
+        terms: losses of a batch, or of a part of one.
+        weights: one per term.
+        counts: elements of the whole batch; those of the terms themselves where None.
 
     Raises:
-        ValueError: the names of terms and weights differ.
-        FloatingPointError: a term is not finite, so no step must be taken with it.
+        ValueError: the names of terms and weights differ, or a part has more elements than the
+            whole.
     """
     if set(terms) != set(weights):
         raise ValueError(f"loss terms {sorted(terms)} and weights {sorted(weights)} must agree")
-    wrong = {name: float(term.mean.detach()) for name, term in terms.items() if not _finite(term)}
-    if wrong:
-        raise FloatingPointError(
-            f"loss terms are not finite: {wrong}; lower the learning rate or look at the batch"
-        )
-    return torch.stack([weights[name] * term.mean for name, term in terms.items()]).sum()
-
-
-def _finite(term: LossTerm) -> bool:
-    return bool(torch.isfinite(term.total))
+    whole = {name: term.count for name, term in terms.items()} if counts is None else counts
+    larger = [name for name, term in terms.items() if term.count > whole[name]]
+    if larger:
+        raise ValueError(f"loss terms {larger} have more elements than their batch: {dict(whole)}")
+    return torch.stack(
+        [weights[name] * (term.total / whole[name]) for name, term in terms.items()]
+    ).sum()

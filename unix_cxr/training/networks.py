@@ -9,13 +9,14 @@ from typing import Any, Final
 import torch
 from diffusers import AutoencoderKL
 
-from unix_cxr.data.findings_text import all_texts
 from unix_cxr.defaults import REPORT_PROMPT
 from unix_cxr.models.autoencoder import DOWNSAMPLING, build_autoencoder
 from unix_cxr.models.config import UniXConfig
+from unix_cxr.models.fingerprint import fingerprint
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
-from unix_cxr.training.identity import fingerprint, processor_fingerprint
+from unix_cxr.training.data import RecipeData
+from unix_cxr.training.identity import processor_fingerprint
 from unix_cxr.training.plan import parts_of
 from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.stages import ALWAYS_FROZEN, matches
@@ -39,6 +40,7 @@ class Networks:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self.data = RecipeData(recipe.data)
         self.known: set[str] = set()
 
     @cached_property
@@ -57,7 +59,7 @@ class Networks:
     def processor(self) -> UniXProcessor:
         """Tokenizer and image settings of the recipe."""
         sizes, side = self.recipe.model, self.recipe.data.image_size
-        texts = [*all_texts(), REPORT_PROMPT, "Indication:"]
+        texts = [*self.data.tokenizer_texts(), REPORT_PROMPT, "Indication:"]
         return UniXProcessor(
             train_tokenizer(texts, sizes.vocabulary_size),
             image_size=side,

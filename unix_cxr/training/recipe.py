@@ -4,20 +4,17 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from unix_cxr.data.studies import Study, read_table
 from unix_cxr.files import replacing_folder, write_text
 from unix_cxr.models.sampling import SamplingDefaults, euler_scheduler
 from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource, latent_statistics
 from unix_cxr.training.checkpoints import checkpoints
 from unix_cxr.training.generation import CaptionedLatentSource, GenerationObjective
 from unix_cxr.training.identity import changed_keys
-from unix_cxr.training.images import XRayStore
 from unix_cxr.training.loop import Trainer
 from unix_cxr.training.networks import Networks
 from unix_cxr.training.plan import (
@@ -119,20 +116,6 @@ class RecipeRun(Networks):
         super().__init__(recipe)
         self.folder = folder
         self.device = device
-        self._stores: dict[str, XRayStore] = {}
-
-    @cached_property
-    def studies(self) -> list[Study]:
-        """The studies of the recipe's subsets."""
-        return read_table(self.recipe.data.root, subsets=self.recipe.data.subsets)
-
-    def store(self, split: str) -> XRayStore:
-        """Images of a split, read once."""
-        if split not in self._stores:
-            data = self.recipe.data
-            chosen = [study for study in self.studies if study.split == split]
-            self._stores[split] = XRayStore(chosen[: data.limit], data.image_size)
-        return self._stores[split]
 
     # -- before training ---------------------------------------------------------------------
 
@@ -146,10 +129,10 @@ class RecipeRun(Networks):
         if all(stage.state in {FINISHED_STATE, LEFT_OUT} for stage in plan):
             return
         for split in ("train", "dev"):
-            count = sum(study.split == split for study in self.studies)
+            count = self.data.count(split)
             if not count:
                 raise ValueError(f"{self.recipe.data.root} has no studies in split {split!r}")
-            logger.info("%s: %d studies", split, min(count, self.recipe.data.limit or count))
+            logger.info("%s: %d studies", split, count)
 
     def plan(self, wanted: Sequence[str]) -> tuple[StagePlan, ...]:
         """What is about to happen to every stage of the recipe.
@@ -214,8 +197,8 @@ class RecipeRun(Networks):
         self, stage: StageSettings, settings: AutoencoderObjectiveSettings, began: dict[str, str]
     ) -> dict[str, float]:
         source = ImageSource(
-            self.store("train"),
-            self.store("dev"),
+            self.data.store("train"),
+            self.data.store("dev"),
             batch_size=stage.batch_size,
             latent_channels=self.recipe.autoencoder.latent_channels,
             augmentation=stage.augmentation,
@@ -225,7 +208,7 @@ class RecipeRun(Networks):
         weights = settings.model_dump(include={"l1", "kl", "structure"})
         objective = AutoencoderObjective(self.vae, weights)
         losses = self._trainer(objective, source, stage, began).run()
-        mean, deviation = latent_statistics(self.vae, self.store("train"))
+        mean, deviation = latent_statistics(self.vae, self.data.store("train"))
         vae: Any = self.vae
         vae.register_to_config(shift_factor=mean, scaling_factor=1 / deviation)
         self._keep(stage, {"vae": vae})
@@ -233,8 +216,8 @@ class RecipeRun(Networks):
 
     def _train_understanding(self, stage: StageSettings, began: dict[str, str]) -> dict[str, float]:
         source = ReportSource(
-            self.store("train"),
-            self.store("dev"),
+            self.data.store("train"),
+            self.data.store("dev"),
             self.processor,
             batch_size=stage.batch_size,
             augmentation=stage.augmentation,
@@ -249,8 +232,8 @@ class RecipeRun(Networks):
     ) -> dict[str, float]:
         vae: Any = self.vae
         source = CaptionedLatentSource(
-            self.store("train"),
-            self.store("dev"),
+            self.data.store("train"),
+            self.data.store("dev"),
             vae.to(self.device).eval(),
             self.processor,
             settings,

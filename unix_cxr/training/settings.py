@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -19,16 +19,29 @@ class DataSettings(_Strict):
     """Which studies are read, and at which size.
 
     Args:
-        root: folder with metadata.csv and the images; relative to the working directory.
-        subsets: collections to train on.
+        root: a folder, relative to the working directory, or "phantom:COUNT".
+        kind: "table" is a folder with metadata.csv and the images, "prepared" one that
+            `unix-cxr data prepare` made, "phantom" draws phantoms.
+        subsets: collections of a table to train on; a table needs it and nothing else takes it.
         image_size: side of the square images in pixels.
         limit: keep only the first studies of each split; None keeps all.
     """
 
     root: str
-    subsets: tuple[str, ...]
+    kind: Literal["table", "prepared", "phantom"] = "table"
+    subsets: tuple[str, ...] | None = None
     image_size: Annotated[int, Field(ge=32, multiple_of=16)]
     limit: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _subsets_of_a_table(self) -> "DataSettings":
+        if (self.kind == "table") != (self.subsets is not None):
+            raise ValueError(
+                "subsets must list the collections of a table to train on"
+                if self.kind == "table"
+                else f"subsets are for kind table; leave them out for kind {self.kind}"
+            )
+        return self
 
 
 class AutoencoderSettings(_Strict):
@@ -88,6 +101,8 @@ class GenerationObjectiveSettings(_Strict):
         timestep_shift: shift of the logit-normal training times.
         understanding_gradient: 1 trains the understanding branch jointly, 0 freezes it.
         augmented_copies: latents that are cached per image, each of another augmentation.
+        prepared_moments: take the latents' moments from the prepared folder in the place of
+            encoding the images when the stage begins; they are not augmented.
     """
 
     kind: Literal["generation"]
@@ -95,6 +110,7 @@ class GenerationObjectiveSettings(_Strict):
     timestep_shift: Positive
     understanding_gradient: Fraction
     augmented_copies: Annotated[int, Field(ge=1)]
+    prepared_moments: bool = False
 
 
 ObjectiveSettings = Annotated[
@@ -114,18 +130,25 @@ class StageSettings(_Strict):
             each must match one.
         allow_random: the stage may read frozen weights that nothing has trained or loaded.
         steps: optimizer steps.
-        batch_size: samples per step.
+        batch_size: samples per step, over all processes and micro-batches.
+        accumulation: micro-batches per step and process; changes memory, not what is learned.
         learning_rate: after the warm-up.
         warmup_steps: linear rise at the start.
         schedule: "constant", or "cosine" down to a hundredth of the rate.
         betas: of AdamW.
         weight_decay: of AdamW.
         clip_norm: largest norm of the gradient.
+        ema_decay: of the weights' moving average, which is validated and kept in the place of the
+            weights; None keeps no average.
+        spike_factor: a loss above this many times its running mean is a spike; None minds none.
+        on_spike: "skip" takes no step with a spike's batch, "stop" ends the run before it.
         precision: "float32", or "bfloat16" autocast over float32 weights.
         augmentation: strength of the image augmentation; 0 is none, 1 the usual.
+        workers: processes that make batches; 0 makes them in the training process.
         log_every: steps between lines of the log.
         validate_every: steps between passes over the dev split.
         checkpoint_every: steps between checkpoints.
+        keep_checkpoints: how many are kept.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
@@ -135,17 +158,23 @@ class StageSettings(_Strict):
     allow_random: bool = False
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
+    accumulation: Annotated[int, Field(ge=1)] = 1
     learning_rate: Positive
     warmup_steps: Annotated[int, Field(ge=0)]
     schedule: Literal["constant", "cosine"]
     betas: tuple[Fraction, Fraction]
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Positive
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    spike_factor: Annotated[float, Field(gt=1)] | None = None
+    on_spike: Literal["skip", "stop"] = "skip"
     precision: Literal["float32", "bfloat16"]
     augmentation: Annotated[float, Field(ge=0, le=2)]
+    workers: Annotated[int, Field(ge=0)] = 0
     log_every: Annotated[int, Field(ge=1)] = 20
     validate_every: Annotated[int, Field(ge=1)] = 500
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
 
 
 class Recipe(_Strict):

@@ -8,16 +8,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
 from torch import Tensor, nn
 
-from unix_cxr.data.findings_text import describe
 from unix_cxr.defaults import IGNORED_LABEL
 from unix_cxr.functional.images import random_affine
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
 from unix_cxr.training.batches import ReportBatch, batch_indices, generator_of
-from unix_cxr.training.images import XRayStore
+from unix_cxr.training.images import ImageStore
 from unix_cxr.training.losses import LossTerm
 
 
@@ -32,6 +30,10 @@ class UnderstandingObjective(nn.Module):
         super().__init__()
         self.model = model
         self.weights = {"cross_entropy": 1.0}
+
+    def counts(self, batch: ReportBatch) -> dict[str, int]:
+        """Elements of every loss term."""
+        return {"cross_entropy": int((batch.labels != IGNORED_LABEL).sum())}
 
     def forward(self, batch: ReportBatch) -> dict[str, LossTerm]:
         """Loss terms of a batch of images with their reports."""
@@ -67,8 +69,8 @@ class ReportSource:
 
     def __init__(
         self,
-        train: XRayStore,
-        dev: XRayStore,
+        train: ImageStore,
+        dev: ImageStore,
         processor: UniXProcessor,
         *,
         batch_size: int,
@@ -87,7 +89,7 @@ class ReportSource:
         chosen = batch_indices(len(self.train), self.batch_size, step, self.seed)
         generator = generator_of(self.seed, step, 2)
         words = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        texts = texts_of(self.train, chosen, words)
+        texts = self.train.texts(chosen, words)
         images = random_affine(self.train[chosen], self.augmentation, generator)
         return self._batch(images, texts)
 
@@ -96,7 +98,7 @@ class ReportSource:
         words = random.Random(self.seed)
         order = torch.arange(len(self.dev))
         return [
-            self._batch(self.dev[part], texts_of(self.dev, part, words))
+            self._batch(self.dev[part], self.dev.texts(part, words))
             for part in order.split(self.batch_size)
         ]
 
@@ -108,8 +110,3 @@ class ReportSource:
             pixel_values=self.processor.normalise(images),
             labels=inputs.labels,
         )
-
-
-def texts_of(store: XRayStore, chosen: Int[Tensor, " b"], words: random.Random) -> list[str]:
-    """Findings text of the chosen studies, worded by `words`."""
-    return [describe(store.studies[index], words) for index in chosen.tolist()]

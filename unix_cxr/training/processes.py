@@ -1,0 +1,69 @@
+"""One process, or several that train together: torchrun starts them, accelerate finds them."""
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run.
+
+    Args:
+        rank: number of this one.
+        count: number of all.
+        device: where this one computes.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @classmethod
+    def find(cls, device: torch.device) -> "Processes":
+        """This process alone, or the group that torchrun has started (`WORLD_SIZE` above 1)."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls(0, 1, device)
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device.type == "cpu")
+        return cls(state.process_index, state.num_processes, torch.device(state.device))
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and logs."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module whose `forward` must be called so that gradients are averaged."""
+        if self.count == 1:
+            return module
+        places = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=places, find_unused_parameters=True)
+
+    def quietly(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Gradients wait inside the block until the last micro-batch averages them."""
+        wrapped: Any = module
+        return nullcontext() if last or self.count == 1 else wrapped.no_sync()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the processes; `values` is changed."""
+        if self.count > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def any(self, *, flag: bool) -> bool:
+        """Whether the flag is up in one of the processes."""
+        if self.count == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
