@@ -14,6 +14,8 @@ __all__ = ["OnBadRow", "RowProblem", "SourceKind", "StudySource", "kinds", "open
 _LOG: Final = logging.getLogger(__name__)
 
 _MODULES: Final = (
+    "unix_cxr.data.readers.phantoms",
+    "unix_cxr.data.readers.prepared",
     "unix_cxr.data.readers.mimic",
     "unix_cxr.data.readers.chexpert_plus",
     "unix_cxr.data.readers.chexpert",

@@ -162,7 +162,8 @@ class FolderReader(Reader):
         root = self._table.parent
         image = image_in(values.get(self._columns.column("image")), root)
         if isinstance(image, Path):
-            name = image.relative_to(root).with_suffix("").as_posix()
+            below = image.relative_to(root) if image.is_relative_to(root) else Path(image.name)
+            name = below.with_suffix("").as_posix()
         else:
             name = f"{self._table.name}-{row.line}"
         return self._columns.study(values, image, source=root.name, study_id=name)

@@ -41,7 +41,7 @@ def open_text(path: Path) -> TextIO:
     opener = gzip.open if path.suffix == ".gz" else open
     return cast(
         "TextIO",
-        opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""),  # type: ignore[operator]  # gzip's and the built-in have no common type
+        opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=""),
     )
 
 

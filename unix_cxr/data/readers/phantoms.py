@@ -1,0 +1,41 @@
+"""Phantoms as a kind of source: "phantom:COUNT" draws them while they are read."""
+
+from pathlib import Path
+
+from unix_cxr.data.phantom.source import PhantomSource
+from unix_cxr.data.readers.base import OnBadRow, SourceKind, StudySource
+
+_SIZE = 128
+
+
+def open_phantoms(
+    path: str | Path,
+    *,
+    on_bad_row: OnBadRow = "raise",  # noqa: ARG001 - every kind has it; phantoms have no bad rows
+    size: int = _SIZE,
+    seed: int = 0,
+    dirty: bool = False,
+) -> StudySource:
+    """Phantoms by number.
+
+    Args:
+        path: how many, such as "2000".
+        on_bad_row: has no effect.
+        size: pixels on each side.
+        seed: of the first.
+        dirty: give reports with priors, phone calls and blanks.
+
+    Raises:
+        ValueError: `path` is no number.
+    """
+    if not str(path).isdigit():
+        raise ValueError(f"phantom:{path} must end in how many, such as phantom:2000")
+    return PhantomSource(int(str(path)), size=size, seed=seed, dirty=dirty)
+
+
+KIND = SourceKind(
+    name="phantom",
+    looks_like='no folder: "phantom:COUNT" draws COUNT simulated chests',
+    recognises=lambda _: False,
+    open=open_phantoms,
+)
