@@ -68,4 +68,5 @@ class RecipeData:
     def _studies(self) -> list[Study]:
         if self.settings.kind == "table":
             return read_table(self.settings.root, subsets=self.settings.subsets)
-        return list(open_source(self.settings.root, kind=self.settings.kind))
+        size = self.settings.image_size
+        return list(open_source(self.settings.root, kind=self.settings.kind, size=size))
