@@ -11,7 +11,7 @@ _SIZE = 128
 def open_phantoms(
     path: str | Path,
     *,
-    on_bad_row: OnBadRow = "raise",  # noqa: ARG001 - every kind has it; phantoms have no bad rows
+    on_bad_row: OnBadRow = "raise",
     size: int = _SIZE,
     seed: int = 0,
     dirty: bool = False,

@@ -38,7 +38,7 @@ class PreparedSource:
 def open_prepared(
     path: str | Path,
     *,
-    on_bad_row: OnBadRow = "raise",  # noqa: ARG001 - every kind has it
+    on_bad_row: OnBadRow = "raise",
     split: str | None = None,
 ) -> StudySource:
     """Studies of a prepared folder.
