@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from unix_cxr.data.phantom.description import EXTENTS, KINDS, ZONED, ZONES, Phantom
 from unix_cxr.data.phantom.oracle import INPUT_SIZE, OracleNetwork, both_sides, presence
+from unix_cxr.data.phantom.oracle_scoring import blurred
 from unix_cxr.data.phantom.rendering import render_batch
 from unix_cxr.data.phantom.sampling import compatible, sample_finding, sample_phantom
 from unix_cxr.files import replacing
@@ -121,7 +122,7 @@ def perturbed(films: Float[Tensor, "b h w"], generator: torch.Generator) -> Floa
     if draw[0] < 0.5:  # noqa: PLR2004
         films = functional.avg_pool2d(films, 2)
     if draw[1] < 0.4:  # noqa: PLR2004
-        films = blurred(films, 0.3 + 0.9 * draw[2])
+        films = blurred(films[:, 0], 0.3 + 0.9 * draw[2])[:, None]
     films = films[:, 0].clamp(0, 1).pow(uniform(0.72, 1.4))
     films = films * uniform(0.85, 1.0) + uniform(0.0, 0.08)
     strength = uniform(0, 0.04) * (draw[3] < 0.7)  # noqa: PLR2004
@@ -130,17 +131,6 @@ def perturbed(films: Float[Tensor, "b h w"], generator: torch.Generator) -> Floa
         size = (INPUT_SIZE, INPUT_SIZE)
         films = functional.interpolate(films[:, None], size, mode="bilinear")[:, 0]
     return films.clamp(0, 1)
-
-
-def blurred(films: Float[Tensor, "b 1 h w"], sigma: float) -> Float[Tensor, "b 1 h w"]:
-    """Films behind a Gaussian of `sigma` pixels."""
-    reach = max(1, round(3 * sigma))
-    line = torch.arange(-reach, reach + 1, dtype=films.dtype)
-    kernel = (-0.5 * (line / sigma).square()).exp()
-    kernel = kernel / kernel.sum()
-    films = functional.pad(films, (reach, reach, reach, reach), mode="replicate")
-    films = functional.conv2d(films, kernel[None, None, :, None])
-    return functional.conv2d(films, kernel[None, None, None, :])
 
 
 def loss_of(network: OracleNetwork, films: Tensor, truth: Truth, mirrored: Tensor) -> Tensor:
