@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from unix_cxr.data.pixels import load_xray
+from unix_cxr.data.pixels import SourceFacts, Spacing, XRay, load_xray
+from unix_cxr.data.png import to_integers, write_png
 
 RAMP8 = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
 RAMP16 = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -139,7 +141,7 @@ def test_arrays_that_are_no_xray_are_refused(array: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", r"bytes is not an image that can be read; PNG, JPEG and TIFF are"),
+        (b"", r"not an image that can be read; PNG, JPEG, TIFF, DICOM and"),
         (b"not an image at all", r"bytes is not an image that can be read"),
         (png(RAMP8)[:-40], r"bytes is corrupt or cut off"),
         (png(RAMP8)[:60], r"bytes is corrupt or cut off"),
@@ -213,3 +215,259 @@ def test_paths_that_are_no_file_are_refused(tmp_path: Path) -> None:
 def test_other_types_are_refused(source: Any) -> None:
     with pytest.raises(TypeError, match=f"cannot read an X-ray from {type(source).__name__}; give"):
         load_xray(source)
+
+
+# NumPy files
+
+
+def npy(array: Any, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("array", [RAMP16, RAMP8, RAMP16.T, RAMP16.astype(">u2"), RAMP8 > 9])
+def test_a_npy_file_is_its_array(array: Any, tmp_path: Path) -> None:
+    path = tmp_path / "array.npy"
+    path.write_bytes(npy(array))
+    for source in (path, path.read_bytes()):
+        xray = load_xray(source)
+        np.testing.assert_array_equal(xray.pixels, load_xray(array).pixels)
+        assert xray.facts.format == "NPY"
+
+
+def npy_of_shape(shape: str, dtype: str = "|u1") -> bytes:
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(2000)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (npy(np.array([{}], dtype=object), allow_pickle=True), r"must be \[h, w\]"),
+        (
+            npy(np.full((20, 20), None), allow_pickle=True),
+            r"bytes holds Python objects, which are never unpickled; save numbers",
+        ),
+        (npy(RAMP16)[:-1], r"bytes is cut off: its header needs 131,072 bytes, 131,071 follow"),
+        (npy(RAMP16)[:30], r"bytes is a corrupt NumPy file"),
+        (npy_of_shape("(60000, 60000)"), r"60000x60000 = 3,600,000,000 pixels, more than the lim"),
+        (npy_of_shape("(7000, 9000)"), r"its header needs 63,000,000 bytes, 2,000 follow"),
+        (npy_of_shape("(-5, -5)"), r"bytes has -5x-5 pixels"),
+        (npy_of_shape("(__import__('os'), 2)"), r"bytes is a corrupt NumPy file"),
+        (npy_of_shape("(20, 20)", "<i8"), r"array of int64 has no known scale"),
+        (b"\x93NUMPY\x09\x00" + bytes(200), r"bytes has version \(9, 0\) of the NumPy format"),
+    ],
+)
+def test_npy_files_that_are_no_xray_are_refused(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_xray(data)
+
+
+# what headers promise
+
+
+def huge_headers() -> dict[str, bytes]:
+    """Files of every format that say they have 60,000x60,000 pixels, and hold almost none."""
+    files = {"PNG": huge_png(60_000, 60_000), "NPY": npy_of_shape("(60000, 60000)")}
+    small = Image.fromarray(RAMP8[:, :32])
+    huge16, huge32 = struct.pack(">H", 60_000) * 2, struct.pack(">I", 60_000) * 2
+    for name in ("JPEG", "TIFF", "JPEG2000", "BMP", "PPM", "GIF"):
+        buffer = io.BytesIO()
+        small.save(buffer, name)
+        files[name] = buffer.getvalue()
+    place = files["JPEG"].index(b"\xff\xc0") + 5
+    files["JPEG"] = files["JPEG"][:place] + huge16 + files["JPEG"][place + 4 :]
+    tiff = files["TIFF"]
+    for tag in (b"\x00\x01", b"\x01\x01"):
+        entry = (
+            tiff.index(tag + b"\x03\x00")
+            if tag + b"\x03\x00" in tiff
+            else tiff.index(tag + b"\x04\x00")
+        )
+        wide = tag + b"\x04\x00\x01\x00\x00\x00" + struct.pack("<I", 60_000)
+        tiff = tiff[:entry] + wide + tiff[entry + 12 :]
+    files["TIFF"] = tiff
+    for old in (struct.pack(">II", 32, 32),):
+        files["JPEG2000"] = files["JPEG2000"].replace(old, huge32)
+    files["BMP"] = files["BMP"][:18] + struct.pack("<ii", 60_000, 60_000) + files["BMP"][26:]
+    files["PPM"] = files["PPM"].replace(b"32 32", b"60000 60000")
+    files["GIF"] = files["GIF"][:6] + struct.pack("<HH", 60_000, 60_000) + files["GIF"][10:]
+    return files
+
+
+@pytest.mark.parametrize(("name", "data"), huge_headers().items())
+def test_a_header_of_60000_by_60000_costs_no_memory(name: str, data: bytes) -> None:
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"60000x60000 = 3,600,000,000 pix|Pillow's own limit"):
+        load_xray(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_a_large_picture_that_the_caller_permits_less_of_is_refused_before_decoding() -> None:
+    for name, data in huge_headers().items():
+        with pytest.raises(ValueError, match=r"pixels|Pillow's own limit"):
+            load_xray(data, max_pixels=10_000), name
+
+
+# pictures with tags
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_whose_white_is_zero_is_turned_round_once(order: str, tmp_path: Path) -> None:
+    """Pillow turns 8 bits round and forgets 16."""
+    path = tmp_path / "inverse.tif"
+    for ramp, full in ((RAMP8, 255), (RAMP16, 65535)):
+        stored = ramp if full == 255 else ramp.astype(f"{order}u2")
+        path.write_bytes(tiff_of(stored, order, photometric=0))
+        xray = load_xray(path)
+        np.testing.assert_allclose(xray.pixels, 1 - ramp / full, atol=1e-7)
+        assert xray.facts.inverted
+        path.write_bytes(tiff_of(stored, order, photometric=1))
+        plain = load_xray(path)
+        np.testing.assert_array_equal(plain.pixels, ramp.astype(np.float32) / full)
+        assert not plain.facts.inverted
+
+
+def tiff_of(stored: Any, order: str, photometric: int) -> bytes:
+    """A TIFF of one strip, by hand."""
+    rows, columns = stored.shape
+    data = stored.tobytes()
+    bits = 8 * stored.itemsize
+    entries = [(256, columns), (257, rows), (258, bits), (259, 1), (262, photometric)]
+    entries += [(273, 8), (277, 1), (278, rows), (279, len(data))]
+    directory = struct.pack(f"{order}H", len(entries))
+    for tag, value in entries:
+        directory += struct.pack(f"{order}HHII", tag, 4, 1, value)
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    return start + struct.pack(f"{order}I", 8 + len(data)) + data + directory + bytes(4)
+
+
+def test_a_12_bit_tiff_uses_its_own_full_scale() -> None:
+    values = np.arange(4096, dtype=np.uint16)
+    pairs = values.reshape(-1, 2).astype(np.uint32)
+    packed = (pairs[:, 0] << 12) | pairs[:, 1]
+    data = np.stack([packed >> 16, packed >> 8, packed], -1).astype(np.uint8).reshape(64, 96)
+    tiff = bytearray(tiff_of(data, "<", photometric=1))
+    entries = len(tiff) - 4 - 12 * 9
+    for number, value in ((0, 64), (2, 12)):
+        tiff[entries + 12 * number + 8 : entries + 12 * number + 12] = struct.pack("<I", value)
+    pixels = load_xray(bytes(tiff)).pixels
+    np.testing.assert_allclose(pixels.ravel(), values / 4095, atol=1e-7)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_is_what_a_viewer_shows(orientation: int, tmp_path: Path) -> None:
+    from PIL import ImageOps
+
+    picture = Image.fromarray(np.arange(600, dtype=np.uint16).astype(np.uint8).reshape(20, 30))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix in ("png", "tif"):
+        path = tmp_path / f"turned.{suffix}"
+        picture.save(path, exif=exif)
+        with Image.open(path) as opened:
+            seen = np.asarray(ImageOps.exif_transpose(opened))
+        np.testing.assert_array_equal(load_xray(path).pixels, seen.astype(np.float32) / 255)
+
+
+def test_a_palette_is_read_by_its_colours_and_transparency_is_black() -> None:
+    picture = Image.fromarray(RAMP8).convert("P")
+    picture.putpalette(bytes(255 - value for value in range(256) for _ in range(3)))
+    expected = (255 - RAMP8).astype(np.float32) / 255
+    np.testing.assert_array_equal(load_xray(png(picture)).pixels, expected)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", transparency=0)
+    assert (load_xray(buffer.getvalue()).pixels[:, 0] == 0).all()
+
+
+def test_16_bit_png_written_by_others_keeps_its_values() -> None:
+    """From the definition of PNG: rows of big-endian words after a filter byte."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in RAMP16)
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 256, 256, 16, 0, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    xray = load_xray(data)
+    np.testing.assert_array_equal(xray.pixels, RAMP16.astype(np.float32) / 65535)
+    assert (xray.facts.format, xray.facts.bits_stored) == ("PNG", 16)
+
+
+def test_formats_that_run_programs_are_never_opened() -> None:
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n"
+    with pytest.raises(ValueError, match="not an image that can be read"):
+        load_xray(postscript)
+
+
+# facts and squares
+
+
+def test_facts_of_pictures_and_arrays() -> None:
+    facts = load_xray(png(RAMP8)).facts
+    assert facts == SourceFacts("PNG", (32, 256), 8)
+    assert load_xray(RAMP16).facts == SourceFacts("array", (256, 256), 16)
+    assert load_xray(RAMP8 / 255).facts == SourceFacts("array", (32, 256), 64)
+    assert XRay(load_xray(RAMP8).pixels, "made").facts == SourceFacts()
+
+
+def test_a_square_keeps_the_aspect_ratio_and_knows_its_spacing() -> None:
+    white = np.ones((40, 80), np.float32)
+    xray = XRay(white, "made", Spacing(0.2, 0.1), "PA").square(20)
+    assert xray.pixels.shape == (20, 20)
+    assert xray.pixels[5:15].min() == 1
+    assert xray.pixels[:5].max() == xray.pixels[15:].max() == 0
+    assert xray.spacing_mm == Spacing(0.8, 0.4)
+    assert (xray.view, xray.source) == ("PA", "made")
+
+
+# writing
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_written_png_reads_back(bits: int, tmp_path: Path) -> None:
+    full = 2**bits - 1
+    exact = (RAMP16 if bits == 16 else RAMP8).astype(np.float32) / full
+    path = tmp_path / "out.png"
+    write_png(path, exact, bits=bits, texts={"Synthetic": "yes: größer"}, xmp="<x/>")
+    xray = load_xray(path)
+    np.testing.assert_array_equal(xray.pixels, exact)
+    assert xray.facts.bits_stored == bits
+    with Image.open(path) as image:
+        assert image.mode == ("L" if bits == 8 else "I;16")
+        assert image.info["Synthetic"] == "yes: größer"
+        assert image.info["XML:com.adobe.xmp"] == "<x/>"
+
+
+@given(st.floats(0, 1), st.sampled_from([8, 16]))
+def test_integers_are_the_nearest(value: float, bits: int) -> None:
+    whole = to_integers(np.full((16, 16), value), bits)
+    assert abs(int(whole[0, 0]) - value * (2**bits - 1)) <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        (np.zeros((20, 20)), {"bits": 12}, r"bits is 12; 8 and 16 can be written"),
+        (np.full((20, 20), 1.5), {}, r"the picture holds floats from 1.5 to 1.5"),
+        (np.full((20, 20), np.nan), {}, r"the picture holds values that are not finite"),
+        (np.zeros((20, 20, 3)), {}, r"pixels must be \[h, w\], not \[20, 20, 3\]"),
+        (np.zeros((20, 20), np.uint8), {}, r"pixels are uint8; give floats in \[0, 1\]"),
+        (np.zeros((20, 20)), {"texts": {"": "x"}}, r"'' is no PNG keyword"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    pixels: Any, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_png(tmp_path / "no.png", pixels, **options)
+    assert not list(tmp_path.iterdir())
