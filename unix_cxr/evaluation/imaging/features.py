@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from unix_cxr.evaluation.gathering import gather_rows, my_share
 from unix_cxr.evaluation.imaging.extractors import FeatureExtractor
 from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
-from unix_cxr.files import replacing, sha256
+from unix_cxr.files import replacing
 
 _KEY_LENGTH: Final = 16
 _IMAGES: Final = "images"
@@ -141,7 +141,7 @@ def _batch(
     cache: FeatureCache,
     extraction: Extraction,
 ) -> Float[Tensor, "b f"]:
-    hashes = [sha256(image.path) for image in batch]
+    hashes = [image.content_hash() for image in batch]
     found = dict(cache.known(hashes))
     fresh = {one: image for one, image in zip(hashes, batch, strict=True) if one not in found}
     if fresh:
@@ -154,7 +154,7 @@ def _batch(
             first = list(fresh.values())[int(wrong.nonzero()[0])]
             raise ValueError(
                 f"{extractor.name} gives NaN or infinity for {int(wrong.sum())} X-rays (first: "
-                f"{first.path}); use another dtype, or look at the image"
+                f"{first.id}); use another dtype, or look at the image"
             )
         cache.keep(list(fresh), features)
         found.update(zip(fresh, features, strict=True))

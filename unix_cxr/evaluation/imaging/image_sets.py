@@ -4,8 +4,10 @@ Axes: h rows, w columns.
 """
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unix_cxr.data.pixels import load_xray
+from unix_cxr.data.findings_text import describe
+from unix_cxr.data.pixels import Source, load_xray
+from unix_cxr.data.sources import kinds, open_source
+from unix_cxr.data.studies import Study, read_table
+from unix_cxr.files import sha256
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 MANIFESTS: Final = ("manifest.jsonl", "manifest.csv")
@@ -24,18 +30,18 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class ImageFile:
-    """One X-ray on disk.
+    """One X-ray that is read when it is needed.
 
     Args:
         id: unique in its set.
-        path: of the file.
+        image: a file, or what else `load_xray` reads.
         group: what the bootstrap draws whole: the patient of a real X-ray.
         labels: what it shows, or was asked to show.
         text: its report, or the prompt that it was drawn from; "" where unknown.
     """
 
     id: str
-    path: Path
+    image: Source
     group: str
     labels: frozenset[str] = frozenset()
     text: str = ""
@@ -47,7 +53,14 @@ class ImageFile:
             FileNotFoundError: the file is gone.
             ValueError: it cannot be read.
         """
-        return torch.tensor(load_xray(self.path).pixels)[None]
+        return torch.tensor(load_xray(self.image).pixels)[None]
+
+    def content_hash(self) -> str:
+        """SHA-256 of the file, or of the pixels where there is no file."""
+        if isinstance(self.image, str | Path):
+            return sha256(self.image)
+        pixels = load_xray(self.image).pixels
+        return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -116,50 +129,79 @@ def open_images(
 ) -> ImageSet:
     """X-rays of a folder, of a folder with a table, or of a source that `unix_cxr.data` knows.
 
+    The text of an X-ray is its report, its prompt, or findings text made of its labels where those
+    have wordings.
+
     Args:
         source: a folder with `metadata.csv` (real X-rays with split, labels and patients), with
             `manifest.jsonl` (drawn ones: file, prompt, labels) or `manifest.csv` (img_savename,
-            prompt), or with nothing but images; else a source of `unix_cxr.data.sources`.
-        split: keep this part of a table.
-        subsets: keep these collections of a table.
+            prompt); any source of `unix_cxr.data.sources`; or a folder with nothing but images.
+        split: keep this part.
+        subsets: keep these collections.
 
     Raises:
         FileNotFoundError: there is nothing at `source`, or an image is missing.
         ValueError: no images, a bad row, or a part that is empty; the message names it.
     """
     folder = Path(source)
-    if (folder / TABLE).is_file():
-        return _from_table(folder, split, subsets)
+    if _has_table(folder):
+        splits: dict[str, Any] = {} if split is None else {"splits": (split,)}
+        studies: Iterable[Study] = read_table(folder, subsets=subsets, **splits)
+        return _from_studies(folder.name, studies, split, subsets)
+    for name in MANIFESTS:
+        if (folder / name).is_file() and split is None and subsets is None:
+            return _from_manifest(folder / name)
+    if _is_source(str(source)):
+        return _from_studies(str(source), open_source(source), split, subsets)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder at {source}, and no source has that name")
     if split is not None or subsets is not None:
         raise ValueError(f"{source} has no {TABLE}, so no split or subset can be chosen of it")
-    for name in MANIFESTS:
-        if (folder / name).is_file():
-            return _from_manifest(folder / name)
-    if folder.is_dir():
-        return _from_files(folder)
-    if not folder.exists() and ":" not in str(source):
-        raise FileNotFoundError(f"there is no folder at {source}")
-    return _from_source(str(source))
+    return _from_files(folder)
 
 
-def _from_table(folder: Path, split: str | None, subsets: Sequence[str] | None) -> ImageSet:
-    from unix_cxr.data.studies import read_table
+def _has_table(folder: Path) -> bool:
+    path = folder / TABLE
+    if not path.is_file():
+        return False
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header = next(csv.reader(file), [])
+    return {"image", "split", "subset", "labels"} <= set(header)
 
-    splits: dict[str, Any] = {} if split is None else {"splits": (split,)}
-    studies = read_table(folder, subsets=subsets, **splits)
-    return ImageSet(
-        folder.name if split is None else f"{folder.name}-{split}",
-        tuple(
-            ImageFile(
-                str(study.image.relative_to(folder)),
-                study.image,
-                study.patient_id,
-                study.labels,
-                str(getattr(study, "findings", "") or ""),
-            )
-            for study in studies
-        ),
-    )
+
+def _is_source(source: str) -> bool:
+    known = kinds()
+    if source.partition(":")[0] in known:
+        return True
+    path = Path(source)
+    return path.exists() and any(kind.recognises(path) for kind in known.values())
+
+
+def _from_studies(
+    name: str, studies: Iterable[Study], split: str | None, subsets: Sequence[str] | None
+) -> ImageSet:
+    images: list[ImageFile] = []
+    seen: dict[str, int] = {}
+    for study in studies:
+        wanted = subsets is None or study.subset in subsets
+        if (split is not None and study.split != split) or not wanted:
+            continue
+        identity = study.study_id or str(study.image)
+        seen[identity] = seen.get(identity, 0) + 1
+        if seen[identity] > 1:
+            identity = f"{identity}#{seen[identity]}"  # another film of the same examination
+        text = study.findings or study.impression or _described(study)
+        images.append(ImageFile(identity, study.image, study.patient_id, study.labels, text))
+    if not images:
+        raise ValueError(f"{name} has no X-rays in split {split!r} and subsets {subsets}")
+    return ImageSet(name if split is None else f"{name}-{split}", tuple(images))
+
+
+def _described(study: Study) -> str:
+    try:
+        return describe(study, random.Random(str(study.image)))
+    except ValueError:  # labels or a view that have no wording
+        return ""
 
 
 def _from_manifest(path: Path) -> ImageSet:
@@ -206,21 +248,6 @@ def _from_files(folder: Path) -> ImageSet:
     return ImageSet(
         folder.name, tuple(ImageFile(name, path, name) for name, path in files), "image"
     )
-
-
-def _from_source(source: str) -> ImageSet:
-    try:
-        from unix_cxr.data.sources import open_source
-    except ImportError as error:
-        raise ValueError(f"{source} is neither a folder nor a source that is known") from error
-    images = []
-    for study in open_source(source):
-        identity = str(getattr(study, "study_id", "") or study.image)
-        text = str(getattr(study, "findings", "") or "")
-        images.append(
-            ImageFile(identity, Path(study.image), study.patient_id, frozenset(study.labels), text)
-        )
-    return ImageSet(source, tuple(images))
 
 
 def refuse_overlap(first: ImageSet, second: ImageSet) -> None:

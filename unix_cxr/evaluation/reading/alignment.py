@@ -1,0 +1,216 @@
+"""Does an X-ray fit its text better than another text?
+
+Axes: n X-rays, h rows, w columns.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from unix_cxr.evaluation.corpus_metric import Resampling, mean_metric, mean_statistics
+from unix_cxr.evaluation.imaging.extractors import weights_hash
+from unix_cxr.evaluation.imaging.image_sets import ImageSet
+from unix_cxr.evaluation.results import MetricResult, MetricUnavailable
+from unix_cxr.evaluation.xrays import check_images
+from unix_cxr.functional.images import resize_and_pad
+
+if TYPE_CHECKING:
+    from unix_cxr.pipelines.pipeline import UniXPipeline
+
+_FILES: Final = ("config.json", "model.safetensors", "preprocessor_config.json")
+
+
+class ImageTextScorer(Protocol):
+    """How well texts fit X-rays, such as BioViL-T or a CLIP."""
+
+    name: str
+    comparable: bool
+
+    def facts(self) -> Mapping[str, object]:
+        """Weights and preprocessing, for signatures."""
+        ...
+
+    def __call__(
+        self, images: Sequence[Float[Tensor, "1 h w"]], texts: Sequence[str]
+    ) -> Float[Tensor, " n"]:
+        """One score per pair; more fits better."""
+        ...
+
+
+class LikelihoodScorer:
+    """Our own model's log-likelihood of the text given the X-ray, per character.
+
+    It judges what it may have drawn itself, so it says whether the two branches agree, not whether
+    the drawing is right.
+    """
+
+    comparable = False
+
+    def __init__(self, pipeline: "UniXPipeline") -> None:
+        self.pipeline = pipeline
+        self.name = f"{pipeline.model_id}-likelihood"
+
+    def facts(self) -> Mapping[str, object]:
+        """For the signature."""
+        return {"scorer": self.name, "weights": weights_hash(self.pipeline.model.language_model)}
+
+    def __call__(
+        self, images: Sequence[Float[Tensor, "1 h w"]], texts: Sequence[str]
+    ) -> Float[Tensor, " n"]:
+        """Nats per character."""
+        pixels = [image[0].clamp(0, 1).numpy() for image in images]
+        scores = self.pipeline.score(pixels, list(texts))
+        lengths = torch.tensor([max(1, len(text)) for text in texts])
+        return torch.tensor(scores, dtype=torch.float64) / lengths
+
+
+class DualEncoderScorer:
+    """Cosine of image and text by a CLIP or SigLIP of a local folder.
+
+    Args:
+        folder: of `transformers`: config.json, model.safetensors, the tokenizer and
+            preprocessor_config.json with image_mean, image_std and size.
+        name: how it is called in signatures.
+
+    Raises:
+        MetricUnavailable: a file is missing.
+        ValueError: the folder holds another kind of model.
+    """
+
+    comparable = True
+
+    def __init__(self, folder: str | Path, name: str | None = None) -> None:
+        folder = Path(folder)
+        for file in _FILES:
+            if not (folder / file).is_file():
+                raise MetricUnavailable(
+                    "alignment",
+                    f"no {file} in {folder}; save a CLIP or SigLIP there with its weights as "
+                    "safetensors: --scorer FOLDER",
+                )
+        from transformers import AutoTokenizer, CLIPModel, SiglipModel
+
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kinds: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
+        if config.get("model_type") not in kinds:
+            raise ValueError(
+                f"{folder} holds a {config.get('model_type')!r}; known are {sorted(kinds)}"
+            )
+        self.name = name or folder.name
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        self.model: Any = kinds[config["model_type"]].from_pretrained(
+            str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+        self.model.eval()
+        values = json.loads((folder / _FILES[2]).read_text(encoding="utf-8"))
+        self.mean = torch.tensor(values["image_mean"])[:, None, None]
+        self.std = torch.tensor(values["image_std"])[:, None, None]
+        self.size: int = self.model.config.vision_config.image_size
+        self.length: int = self.model.config.text_config.max_position_embeddings
+        self._weights = weights_hash(self.model)
+
+    def facts(self) -> Mapping[str, object]:
+        """For the signature."""
+        return {
+            "scorer": self.name,
+            "weights": self._weights,
+            "size": self.size,
+            "resize": "pad to a square",
+        }
+
+    @torch.inference_mode()
+    def __call__(
+        self, images: Sequence[Float[Tensor, "1 h w"]], texts: Sequence[str]
+    ) -> Float[Tensor, " n"]:
+        """Cosines; texts are cut at the encoder's length in tokens."""
+        for image in images:
+            check_images(image[None])
+        square = torch.cat([resize_and_pad(image[None], self.size) for image in images])
+        pixels = (square.expand(-1, 3, -1, -1) - self.mean) / self.std
+        tokens = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        )
+        output = self.model(pixel_values=pixels, **tokens)
+        return functional.cosine_similarity(output.image_embeds, output.text_embeds)
+
+
+def other_texts(texts: Sequence[str], seed: int = 0) -> list[str]:
+    """For each text another one of the same set, at random, that differs from it.
+
+    Raises:
+        ValueError: all texts are equal.
+    """
+    different = sorted(set(texts))
+    if len(different) <= 1:
+        raise ValueError(f"all {len(texts)} texts are equal; alignment needs texts to tell apart")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(texts), generator=generator).tolist()
+    found = []
+    for row, text in enumerate(texts):
+        step = 0
+        while texts[order[(row + step) % len(order)]] == text:
+            step += 1
+        found.append(texts[order[(row + step) % len(order)]])
+    return found
+
+
+def measure_alignment(
+    images: ImageSet,
+    scorer: ImageTextScorer,
+    resampling: Resampling,
+    *,
+    batch_size: int = 16,
+) -> list[MetricResult]:
+    """Scores of X-rays with their own texts, against texts of others.
+
+    Args:
+        images: X-rays with texts: prompts of drawn ones, reports of real ones.
+        scorer: judges the pairs.
+        resampling: the bootstrap.
+        batch_size: pairs at once.
+
+    Returns:
+        `alignment/wins`: share whose own text scores above another one (chance .5);
+        `alignment/margin`: how much above; `alignment/score`: of the own text.
+
+    Raises:
+        ValueError: an X-ray without text, or texts that are all equal.
+    """
+    texts = [image.text for image in images]
+    silent = [image.id for image in images if not image.text.strip()]
+    if silent:
+        raise ValueError(
+            f"{len(silent)} of {len(images)} X-rays of {images.name} have no text (first: "
+            f"{silent[0]!r}); write the prompt or report into the manifest"
+        )
+    others = other_texts(texts, resampling.seed)
+    own = _scores(images, texts, scorer, batch_size)
+    other = _scores(images, others, scorer, batch_size)
+    facts = {**scorer.facts(), "against": "another text of the set"}
+    wins = (own > other).double() + 0.5 * (own == other).double()
+    return [
+        mean_metric(f"alignment/{name}", facts=facts, comparable=scorer.comparable).measure(
+            mean_statistics(values), images.ids, images.groups, resampling
+        )
+        for name, values in (("wins", wins), ("margin", own - other), ("score", own))
+    ]
+
+
+def _scores(
+    images: ImageSet, texts: Sequence[str], scorer: ImageTextScorer, batch_size: int
+) -> Float[Tensor, " n"]:
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = [one.load() for one in images.images[start : start + batch_size]]
+        parts.append(scorer(batch, texts[start : start + batch_size]).double())
+    return torch.cat(parts)

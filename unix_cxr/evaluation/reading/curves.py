@@ -1,0 +1,123 @@
+"""AUROC and AUPRC of one label, with the interval that its samples allow.
+
+Axes: n samples, r replicates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unix_cxr.evaluation.corpus_metric import Resampling, interval_of
+from unix_cxr.evaluation.reading.delong import delong
+from unix_cxr.evaluation.results import MetricResult, PerSample, signature
+from unix_cxr.evaluation.roc import auc
+
+Which = Literal["auroc", "auprc"]
+
+
+def average_precision(
+    scores: Float[Tensor, " n"],
+    positive: Bool[Tensor, " n"],
+    weights: Float[Tensor, "r n"] | None = None,
+) -> Float[Tensor, " r"]:
+    """Σ (R_k - R_{k-1}) P_k over the thresholds, as scikit-learn's; equal scores are one threshold.
+
+    Args:
+        scores: more means rather positive.
+        positive: the truth.
+        weights: how often each sample was drawn; once where None.
+
+    Raises:
+        ValueError: no positives, or a score is not finite.
+    """
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"{int((~torch.isfinite(scores)).sum())} scores are NaN or infinite")
+    if not positive.any():
+        raise ValueError(f"an average precision needs positives, got none among {len(positive)}")
+    rows = (torch.ones(1, len(scores)) if weights is None else weights).double()
+    values, places = torch.unique(-scores, return_inverse=True)  # best scores first
+    empty = torch.zeros(len(rows), len(values), dtype=torch.float64)
+    hits = empty.index_add(1, places, rows * positive)
+    all_found = empty.index_add(1, places, rows).cumsum(dim=1)
+    precision = hits.cumsum(dim=1) / all_found.clamp_min(1)
+    area: Tensor = (hits * precision).sum(dim=1) / hits.sum(dim=1)
+    return area
+
+
+def area_results(
+    name: str,
+    scores: Float[Tensor, " n"],
+    positive: Bool[Tensor, " n"],
+    ids: Sequence[str],
+    groups: Sequence[str],
+    facts: dict[str, object],
+    resampling: Resampling,
+) -> list[MetricResult]:
+    """AUROC and AUPRC of scores, named `auroc/NAME` and `auprc/NAME`.
+
+    The interval of the AUROC is DeLong's where every sample is a group of its own, and bootstrapped
+    by group where not.
+
+    Raises:
+        ValueError: one class only, or scores that are not finite.
+    """
+    weights = resampling.weights(groups)
+    share = float(positive.double().mean())
+    facts = facts | {"n": len(ids), "positive": int(positive.sum())} | resampling.facts()
+    results = []
+    for which in ("auroc", "auprc"):
+        if which == "auroc":
+            value, replicates = float(auc(scores, positive)), auc(scores, positive, weights)
+        else:
+            value = float(average_precision(scores, positive))
+            replicates = average_precision(scores, positive, weights)
+        interval, note = interval_of(value, replicates, resampling.unit)
+        independent = len(set(groups)) == len(groups)
+        if which == "auroc" and independent and min(share, 1 - share) * len(ids) > 1:
+            interval, note = delong([scores], positive).interval(), None
+        chance = 0.5 if which == "auroc" else share
+        results.append(
+            MetricResult(
+                name=f"{which}/{name}",
+                value=value,
+                interval=interval,
+                n=len(ids),
+                per_sample=PerSample(tuple(ids), tuple(scores.tolist())),
+                signature=signature({"metric": f"{which}/{name}", **facts}),
+                comparable=False,
+                higher_is_better=True,
+                warnings=(f"chance is {chance:.3f}", *([note] if note else [])),
+                replicates=replicates,
+            )
+        )
+    return results
+
+
+def mean_result(name: str, results: Sequence[MetricResult]) -> MetricResult:
+    """The mean of one number over labels, with the interval of the mean's replicates.
+
+    Raises:
+        ValueError: there are no results.
+    """
+    if not results:
+        raise ValueError(f"{name}: there is nothing to average")
+    value = sum(result.value for result in results) / len(results)
+    drawn = [result.replicates for result in results if result.replicates is not None]
+    interval, replicates = None, None
+    if len(drawn) == len(results):
+        replicates = torch.stack(drawn).mean(dim=0)
+        interval, _ = interval_of(value, replicates, "group")
+    first = results[0]
+    return replace(
+        first,
+        name=name,
+        value=value,
+        interval=interval,
+        per_sample=None,
+        warnings=(f"mean of {len(results)} labels",),
+        replicates=replicates,
+    )
