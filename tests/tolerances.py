@@ -36,6 +36,14 @@ TOLERANCES = {
     "bfloat16.logits": Tolerance(0.05, 1.2e-2),
     "parts.weights": Tolerance(1e-6, 3.0e-8),
     "parts.losses": Tolerance(1e-6, 0.0),
+    # resizing to a square, values in [0, 1]
+    "resize.oracle": Tolerance(2e-5, 4.8e-6),
+    "resize.float64": Tolerance(1e-12, 1.3e-14),
+    "resize.pillow": Tolerance(2e-5, 4.9e-6),
+    "resize.pillow_8_bits": Tolerance(1.05 / 255, 3.9e-3),  # Pillow rounds rows, then columns
+    "resize.bfloat16": Tolerance(6e-3, 3.6e-3),  # half of its last place, twice
+    "resize.float16": Tolerance(1e-3, 4.8e-4),
+    "resize.strided": Tolerance(1e-6, 0.0),
 }
 
 

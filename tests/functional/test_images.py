@@ -1,10 +1,14 @@
 """Pictures: the aspect ratio stays, strength 0 changes nothing, and so on."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
 
+from tests.tolerances import assert_close
 from unix_cxr.functional.images import (
     gradient_difference,
     random_affine,
@@ -85,3 +89,134 @@ def test_gradient_difference_ignores_brightness_and_sees_edges() -> None:
     assert float(gradient_difference(image, image + 0.2).max()) < 1e-6
     blurred = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
     assert float(gradient_difference(image, blurred).mean()) > 0.01
+
+
+# resizing against independent statements
+
+SHAPES = [(300, 200, 64), (97, 131, 50), (40, 30, 128), (128, 128, 127), (900, 1, 30), (64, 64, 1)]
+
+
+def noise(height: int, width: int) -> Tensor:
+    return torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(height + width))
+
+
+def inner(square: Tensor, height: int, width: int) -> Tensor:
+    """[h, w] the picture without its margins."""
+    size = square.shape[-1]
+    scale = size / max(height, width)
+    rows, columns = round(height * scale), round(width * scale)
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return square[0, 0, top : top + rows, left : left + columns]
+
+
+def triangle(old: int, new: int) -> Tensor:
+    """[new, old] weights of a triangle filter as wide as the reduction, one by one."""
+    weights = torch.zeros(new, old, dtype=torch.float64)
+    reach = max(old / new, 1.0)
+    for row in range(new):
+        centre = (row + 0.5) * old / new
+        for column in range(old):
+            weights[row, column] = max(0.0, 1 - abs(column + 0.5 - centre) / reach)
+    return weights / weights.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), SHAPES[:4])
+def test_resizing_is_the_triangle_filter(height: int, width: int, size: int) -> None:
+    image = noise(height, width)
+    scale = size / max(height, width)
+    rows, columns = triangle(height, round(height * scale)), triangle(width, round(width * scale))
+    expected = rows @ image[0, 0].double() @ columns.T
+    assert_close("resize.oracle", inner(resize_and_pad(image, size), height, width), expected)
+    wide = inner(resize_and_pad(image.double(), size), height, width)
+    assert_close("resize.float64", wide, expected)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), SHAPES[:4])
+def test_resizing_is_that_of_pillow(height: int, width: int, size: int) -> None:
+    image = noise(height, width)
+    ours = inner(resize_and_pad(image, size), height, width)
+    new = (ours.shape[1], ours.shape[0])
+    theirs = Image.fromarray(image[0, 0].numpy()).resize(new, Image.Resampling.BILINEAR)
+    assert_close("resize.pillow", ours, torch.from_numpy(np.array(theirs)))
+    whole = (image[0, 0].numpy() * 255).astype(np.uint8)
+    eight = Image.fromarray(whole).resize(new, Image.Resampling.BILINEAR)
+    ours = inner(resize_and_pad(torch.from_numpy(whole)[None, None] / 255, size), height, width)
+    assert_close("resize.pillow_8_bits", ours, torch.from_numpy(np.array(eight)) / 255)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), SHAPES[:4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_resizing_in_half_precision_differs_by_rounding(
+    height: int, width: int, size: int, dtype: torch.dtype
+) -> None:
+    image = noise(height, width)
+    half = resize_and_pad(image.to(dtype), size)
+    assert half.dtype == dtype
+    name = str(dtype).removeprefix("torch.")
+    assert_close(f"resize.{name}", half, resize_and_pad(image, size))
+
+
+def test_resizing_does_not_depend_on_how_the_memory_lies() -> None:
+    images = torch.rand(3, 4, 37, 53)
+    plain = resize_and_pad(images, 24)
+    turned = images.transpose(2, 3).contiguous().transpose(2, 3)
+    for other in (images.to(memory_format=torch.channels_last), turned):
+        assert_close("resize.strided", resize_and_pad(other, 24), plain)
+    singles = torch.cat([resize_and_pad(image[None], 24) for image in images])
+    assert_close("resize.strided", singles, plain)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(("height", "width", "size"), SHAPES[:4])
+def test_resizing_on_a_gpu_is_that_of_the_cpu(height: int, width: int, size: int) -> None:
+    image = noise(height, width)
+    assert_close(
+        "resize.oracle", resize_and_pad(image.cuda(), size).cpu(), resize_and_pad(image, size)
+    )
+
+
+def test_a_reduction_averages_and_never_picks_lines() -> None:
+    """Lines finer than the result become grey, and not black or white by chance."""
+    lines = torch.zeros(1, 1, 256, 256)
+    lines[..., ::2] = 1
+    small = resize_and_pad(lines, 32)
+    assert float((small[..., 1:-1] - 0.5).abs().max()) < 0.02
+
+
+# augmentation
+
+L_MARK = (slice(2, 8), slice(52, 60))
+"""Where radiographers put the letter L: at the top, on the viewer's right."""
+
+
+@given(st.integers(0, 200), st.floats(0.05, 1))
+def test_a_marker_stays_on_its_side(seed: int, strength: float) -> None:
+    images = torch.zeros(4, 1, 64, 64)
+    images[(..., *L_MARK)] = 1
+    moved = random_affine(images, strength, torch.Generator().manual_seed(seed))
+    columns, rows = moved.sum((1, 2)), moved.sum((1, 3))
+    places = torch.arange(64.0)
+    across = (columns * places).sum(1) / columns.sum(1)
+    down = (rows * places).sum(1) / rows.sum(1)
+    assert bool((across > 40).all())
+    assert bool((down < 24).all())
+
+
+def test_each_image_is_moved_in_its_own_way_and_little() -> None:
+    square = torch.zeros(1, 1, 64, 64)
+    square[..., 24:40, 24:40] = 1
+    images = square.expand(64, -1, -1, -1)
+    moved = random_affine(images, 1.0, torch.Generator().manual_seed(0))
+    assert len({float(image.sum()) for image in moved}) == 64
+    area = moved.sum((1, 2, 3)) / square.sum()
+    assert bool(((area > 0.8) & (area < 1.25)).all())
+    half = random_affine(images, 0.5, torch.Generator().manual_seed(0))
+    assert bool(((half - square).abs().mean() < (moved - square).abs().mean()).all())
+
+
+def test_another_seed_is_another_movement() -> None:
+    images = torch.rand(1, 1, 16, 16)
+    first, second = (
+        random_affine(images, 1.0, torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    )
+    assert not torch.equal(first, second)

@@ -60,8 +60,9 @@ def read_file(data: bytes, name: str, max_pixels: int, window: int) -> Decoded:
         raise ImportError(f"{name} is DICOM, which needs pydicom: {EXTRA}") from error
     _check_deflated(data, name, max_pixels)
     overlays = [(0x6000 + 2 * number << 16) + 0x0102 for number in range(OVERLAYS)]
+    wanted: list[Any] = [*KEYWORDS, *overlays]
     with quietly(), explaining(f"{name} is corrupt DICOM"):
-        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=[*KEYWORDS, *overlays])
+        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=wanted)
     if not len(dataset):  # pydicom gives up all elements where the pixel data are cut off
         raise ValueError(f"{name} is corrupt DICOM: it is cut off, or has no elements of a picture")
     return read_dataset(dataset, name, max_pixels, window)
@@ -137,7 +138,7 @@ def _check_header(header: Header, max_pixels: int) -> tuple[int, int]:
 
 def _decode(header: Header, rows: int, columns: int) -> tuple[NDArray[np.unsignedinteger], str]:
     """Patterns of bits as the file holds them, and the name of their encoding."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     name = header.name
     if "PixelData" not in header.dataset:
@@ -160,13 +161,9 @@ def _decode(header: Header, rows: int, columns: int) -> tuple[NDArray[np.unsigne
     with explaining(f"{name} has pixel data that cannot be read as {known}"):
         if syntax.is_encapsulated:
             _check_stream(header, syntax, rows, columns)
-        array, _ = decoder.as_array(
-            header.dataset,
-            raw=True,
-            view_only=True,
-            correct_unused_bits=False,
-            decoding_plugin=_plugin(decoder, syntax),
-        )
+        options: dict[str, Any] = {"view_only": True, "correct_unused_bits": False}
+        plugin = _plugin(decoder, syntax)
+        array, _ = decoder.as_array(header.dataset, raw=True, decoding_plugin=plugin, **options)
         if array.shape != (rows, columns):
             raise ValueError(f"{rows}x{columns} pixels were promised, {array.shape} came")
     native = array.astype(array.dtype.newbyteorder("="), copy=False)

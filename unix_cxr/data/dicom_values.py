@@ -180,7 +180,8 @@ def _through_lut(lut: Header, values: Values) -> Values:
         raise ValueError(
             f"{lut.name} has a VOI LUT of {bits} bits with values up to {mapped.max():.0f}"
         )
-    return mapped / full
+    greys: Values = mapped / full
+    return greys
 
 
 def _lut(lut: Header, values: Values) -> tuple[Values, int]:

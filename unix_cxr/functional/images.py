@@ -13,6 +13,9 @@ def resize_and_pad(
 ) -> Float[Tensor, "b c size size"]:
     """Square images that keep their aspect ratio: antialiased resize, then centred padding.
 
+    The filter is the triangle as wide as the reduction, Pillow's BILINEAR. It is computed in
+    float32 at least, so that float16 and bfloat16 differ from float32 by their rounding alone.
+
     Args:
         images: values in [0, 1].
         size: side of the result in pixels.
@@ -27,9 +30,11 @@ def resize_and_pad(
     if min(new_height, new_width) < 1:
         raise ValueError(f"an image of {width}x{height} pixels has no usable {size}x{size} version")
     if (new_height, new_width) != (height, width):
-        images = F.interpolate(
-            images, size=(new_height, new_width), mode="bilinear", antialias=True
+        wide = images if images.dtype == torch.float64 else images.float()
+        resized = F.interpolate(
+            wide, size=(new_height, new_width), mode="bilinear", antialias=True
         ).clamp(0, 1)
+        images = resized.to(images.dtype)
     top, left = (size - new_height) // 2, (size - new_width) // 2
     margins = (left, size - new_width - left, top, size - new_height - top)
     return F.pad(images, margins, value=fill) if any(margins) else images
