@@ -12,6 +12,7 @@ from unix_cxr.data.studies import Study
 
 _IMAGE_SUFFIXES: Final = ("png", "jpg", "jpeg", "tif", "tiff", "dcm")
 _MAX_MEMBER_BYTES: Final = 256 << 20
+_END_BYTES: Final = 1024  # two empty blocks
 
 
 class WebdatasetReader(Reader):
@@ -81,7 +82,7 @@ def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
 def _samples(path: Path) -> Iterator[Row]:
     number, sample = 0, dict[str, Any]()
     try:
-        with tarfile.open(path, "r|*") as archive:
+        with tarfile.open(path, "r|") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
@@ -99,8 +100,20 @@ def _samples(path: Path) -> Iterator[Row]:
     except (tarfile.TarError, EOFError, OSError) as error:
         yield Row(path, number + 1, {}, f"the tar is corrupt or cut off: {error}")
         return
-    if sample:
-        yield Row(path, number + 1, sample, sample.pop("__problem__", ""))
+    whole = _ends_well(path)
+    if sample and whole:
+        number += 1
+        yield Row(path, number, sample, sample.pop("__problem__", ""))
+    if not whole:
+        yield Row(path, number + 1, {}, "the tar is cut off: it does not end in blocks of zeros")
+
+
+def _ends_well(path: Path) -> bool:
+    """Whether a tar has its end; the library takes one that is cut between files for whole."""
+    with path.open("rb") as file:
+        length = file.seek(0, 2)
+        file.seek(max(length - _END_BYTES, 0))
+        return length >= _END_BYTES and not any(file.read())
 
 
 def _key_and_suffix(name: str) -> tuple[str, str]:
