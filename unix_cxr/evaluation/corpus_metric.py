@@ -102,7 +102,7 @@ class CorpusMetric:
             value=value,
             interval=interval,
             n=len(rows),
-            per_sample=PerSample(tuple(ids), tuple(self.of_sums(rows).tolist())),
+            per_sample=PerSample(tuple(ids), tuple(self.of_sums(rows).tolist()), tuple(groups)),
             signature=signature(
                 {"metric": self.name, **self.facts, "n": len(rows), **resampling.facts()}
             ),

@@ -52,14 +52,18 @@ class PerSample:
     Args:
         ids: of the samples, in the order of the values.
         values: of the metric.
+        groups: what the bootstrap drew whole, such as patients; empty where it is not known.
     """
 
     ids: tuple[str, ...]
     values: tuple[float, ...]
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.values):
             raise ValueError(f"{len(self.ids)} ids for {len(self.values)} values; give one each")
+        if self.groups and len(self.groups) != len(self.ids):
+            raise ValueError(f"{len(self.groups)} groups for {len(self.ids)} ids; give one each")
 
 
 @dataclass(frozen=True, eq=False)

@@ -272,6 +272,7 @@ def _mean_of(results: Sequence[MetricResult]) -> MetricResult:
         else PerSample(
             tuple(one for part in samples for one in part.ids),
             tuple(one for part in samples for one in part.values),
+            tuple(one for part in samples for one in part.groups),
         ),
         warnings=tuple(dict.fromkeys(note for result in results for note in result.warnings)),
         replicates=replicates,

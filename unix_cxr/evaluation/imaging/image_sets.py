@@ -147,7 +147,7 @@ def open_images(
     if _has_table(folder):
         splits: dict[str, Any] = {} if split is None else {"splits": (split,)}
         studies: Iterable[Study] = read_table(folder, subsets=subsets, **splits)
-        return _from_studies(folder.name, studies, split, subsets)
+        return _from_studies(str(folder), studies, split, subsets)
     for name in MANIFESTS:
         if (folder / name).is_file() and split is None and subsets is None:
             return _from_manifest(folder / name)
@@ -186,7 +186,7 @@ def _from_studies(
         wanted = subsets is None or study.subset in subsets
         if (split is not None and study.split != split) or not wanted:
             continue
-        identity = study.study_id or str(study.image)
+        identity = study.study_id or _relative(study.image, name)
         seen[identity] = seen.get(identity, 0) + 1
         if seen[identity] > 1:
             identity = f"{identity}#{seen[identity]}"  # another film of the same examination
@@ -194,7 +194,13 @@ def _from_studies(
         images.append(ImageFile(identity, study.image, study.patient_id, study.labels, text))
     if not images:
         raise ValueError(f"{name} has no X-rays in split {split!r} and subsets {subsets}")
-    return ImageSet(name if split is None else f"{name}-{split}", tuple(images))
+    short = Path(name).name
+    return ImageSet(short if split is None else f"{short}-{split}", tuple(images))
+
+
+def _relative(image: Source, root: str) -> str:
+    path = Path(str(image))
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(image)
 
 
 def _described(study: Study) -> str:

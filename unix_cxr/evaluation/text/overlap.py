@@ -14,7 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unix_cxr.evaluation.corpus_metric import CorpusMetric, mean_metric, mean_statistics
+from unix_cxr.evaluation.corpus_metric import (
+    CorpusMetric,
+    OfSums,
+    mean_metric,
+    mean_statistics,
+)
 from unix_cxr.evaluation.results import MetricUnavailable
 
 BLEU_ORDERS: Final = 4
@@ -59,6 +64,11 @@ def bleu_metrics() -> list[CorpusMetric]:
         CorpusMetric(f"bleu_{order}", _Bleu(order), facts=facts)
         for order in range(1, BLEU_ORDERS + 1)
     ]
+
+
+def bleu_metric_of(order: int) -> OfSums:
+    """BLEU of one order as a function of `bleu_statistics`' sums."""
+    return _Bleu(order)
 
 
 class _Bleu:

@@ -1,0 +1,227 @@
+"""A model measured whole: it draws, it writes, it is probed, and all lands on one page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm.auto import tqdm
+
+from unix_cxr.evaluation.corpus_metric import Resampling
+from unix_cxr.evaluation.gathering import process_index, wait_for_all
+from unix_cxr.evaluation.imaging.extractors import FeatureExtractor, VisionTowerExtractor
+from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
+from unix_cxr.evaluation.imaging.suite import ImageOptions, Judges, evaluate_images
+from unix_cxr.evaluation.page.pages import Section, result_rows
+from unix_cxr.evaluation.page.sections import (
+    image_sections,
+    report_sections,
+    understanding_section,
+)
+from unix_cxr.evaluation.plugins import ReportPairs
+from unix_cxr.evaluation.reading.alignment import LikelihoodScorer
+from unix_cxr.evaluation.reading.probe import learnable
+from unix_cxr.evaluation.reading.understanding import (
+    MASKING_RATIOS,
+    Statements,
+    Understanding,
+    measure_probes,
+    usual_statements,
+    zero_shot,
+)
+from unix_cxr.evaluation.results import MetricResult, Skipped
+from unix_cxr.evaluation.run_folders import Run
+from unix_cxr.evaluation.text.label_scores import ReportLabeler
+from unix_cxr.evaluation.text.suite import ReportEvaluation, evaluate_report_pairs
+from unix_cxr.files import append_line
+from unix_cxr.pipelines.batch import DrawingOptions, PromptRow, draw_table
+from unix_cxr.pipelines.pipeline import UniXPipeline
+
+PREDICTIONS: Final = "predictions.jsonl"
+DRAWN: Final = "drawn"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is measured.
+
+    Args:
+        images: how drawn X-rays are measured.
+        drawing: how they are drawn.
+        batch_size: X-rays that are read at once.
+        max_new_tokens: longest report.
+        ratios: masking ratios of the probes.
+        statements: of zero-shot classification, by label; the usual ones where a label has none.
+        extractor: of the features; the model's own vision tower where None.
+        labeler: of reports; the rules where None.
+    """
+
+    images: ImageOptions
+    drawing: DrawingOptions
+    batch_size: int = 16
+    max_new_tokens: int = 200
+    ratios: Sequence[float] = MASKING_RATIOS
+    statements: dict[str, Statements] | None = None
+    extractor: FeatureExtractor | None = None
+    labeler: ReportLabeler | None = None
+
+
+def measure_model(
+    pipeline: UniXPipeline,
+    data: ImageSet,
+    folder: Path,
+    options: ModelOptions,
+    train: ImageSet | None = None,
+) -> Run:
+    """Draw an X-ray for every text of `data`, write a report for every X-ray, measure both.
+
+    What was drawn and written stays in `folder` and is not made again.
+
+    Args:
+        pipeline: of the model.
+        data: X-rays with texts that the model has not learned from.
+        folder: of the run.
+        options: how.
+        train: X-rays that it has learned from, for privacy, use, probes and the ceiling.
+
+    Raises:
+        ValueError: an X-ray of `data` has no text.
+    """
+    silent = [one.id for one in data if not one.text.strip()]
+    if silent:
+        raise ValueError(
+            f"{len(silent)} of {len(data)} X-rays have no text to draw from or to hold a report "
+            f"against (first: {silent[0]!r}); choose data with reports or with known labels"
+        )
+    drawn = draw_texts(pipeline, data, folder, options.drawing)
+    predictions = write_reports(pipeline, data, folder / PREDICTIONS, options)
+    extractor = options.extractor or VisionTowerExtractor(pipeline)
+    judges = Judges(extractor, LikelihoodScorer(pipeline))
+    seen = evaluate_images(data, drawn, judges, train=train, options=options.images)
+    written = _evaluate_written(data, predictions, options)
+    understood, zero, absent = _understanding(pipeline, data, train, extractor, options)
+    sections = [
+        *image_sections(seen),
+        *report_sections(written),
+        *([understanding_section(understood)] if understood else []),
+        *([_zero_section(zero)] if zero else []),
+    ]
+    return Run(
+        kind="model",
+        title=f"{pipeline.model_id} on {data.name}",
+        protocol=options.images.protocol,
+        results=(
+            *seen.results,
+            *written.results,
+            *(understood.results if understood else ()),
+            *zero,
+        ),
+        skipped=(*seen.skipped, *written.skipped, *absent),
+        sections=tuple(sections),
+        settings={"model": pipeline.model_id, "data": data.name, "n": len(data)},
+    )
+
+
+def draw_texts(
+    pipeline: UniXPipeline, data: ImageSet, folder: Path, drawing: DrawingOptions
+) -> ImageSet:
+    """One X-ray for the text of every X-ray of `data`, with its labels; each with its own seed."""
+    rows = [PromptRow(f"{number:06d}", one.text) for number, one in enumerate(data)]
+    if process_index() == 0:
+        draw_table(pipeline, rows, folder / DRAWN, replace(drawing, count=1))
+    wait_for_all()
+    images = tuple(
+        ImageFile(
+            row.identity,
+            folder / DRAWN / f"{row.identity}-{drawing.seed}.png",
+            row.identity,
+            one.labels,
+            one.text,
+        )
+        for row, one in zip(rows, data, strict=True)
+    )
+    return ImageSet(f"{pipeline.model_id}-drawn", images, "image")
+
+
+def write_reports(
+    pipeline: UniXPipeline, data: ImageSet, path: Path, options: ModelOptions
+) -> dict[str, str]:
+    """The model's report of every X-ray by id; those in the file are not written again."""
+    reports = _written_before(path)
+    todo = [one for one in data if one.id not in reports]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if process_index() == 0:
+        starts = range(0, len(todo), options.batch_size)
+        for start in tqdm(starts, desc="writing reports", unit="batch", disable=None):
+            batch = todo[start : start + options.batch_size]
+            texts = pipeline.describe(
+                [one.image for one in batch], max_new_tokens=options.max_new_tokens
+            ).reports
+            for one, text in zip(batch, texts, strict=True):
+                append_line(path, json.dumps({"id": one.id, "text": text}, ensure_ascii=False))
+    wait_for_all()
+    reports = _written_before(path)
+    return {one.id: reports[one.id] for one in data}
+
+
+def _written_before(path: Path) -> dict[str, str]:
+    reports: dict[str, str] = {}
+    if not path.is_file():
+        return reports
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed while it wrote
+        reports[row["id"]] = row["text"]
+    return reports
+
+
+def _evaluate_written(
+    data: ImageSet, predictions: dict[str, str], options: ModelOptions
+) -> ReportEvaluation:
+    resampling = replace(options.images.resampling, unit=data.unit)
+    pairs = ReportPairs(
+        ids=data.ids,
+        groups=data.groups,
+        references=tuple(one.text for one in data),
+        predictions=tuple(predictions[one.id] for one in data),
+        resampling=resampling,
+    )
+    return evaluate_report_pairs(
+        pairs,
+        protocol=options.images.protocol,
+        labeler=options.labeler,
+        on_missing=options.images.on_missing,
+    )
+
+
+def _understanding(
+    pipeline: UniXPipeline,
+    data: ImageSet,
+    train: ImageSet | None,
+    extractor: FeatureExtractor,
+    options: ModelOptions,
+) -> tuple[Understanding | None, list[MetricResult], list[Skipped]]:
+    labels = learnable([[one.labels for one in data]])
+    resampling: Resampling = options.images.resampling
+    absent, probes = [], None
+    trainable = train is not None and learnable(
+        [[one.labels for one in images] for images in (train, data)]
+    )
+    if train is not None and trainable:
+        extraction = options.images.extraction
+        probes = measure_probes(train, data, extractor, resampling, extraction, options.ratios)
+    else:
+        remedy = "give labelled X-rays to learn from (--train SRC), with both classes in both sets"
+        absent.append(Skipped("probe", remedy))
+    wordings = options.statements or {}
+    statements = {label: wordings.get(label) or usual_statements(label) for label in labels}
+    zero = zero_shot(pipeline, data, statements, resampling, options.batch_size)
+    return probes, zero, absent
+
+
+def _zero_section(results: Sequence[MetricResult]) -> Section:
+    about = "Which statement does the model find likelier: the label, or its denial?"
+    return Section("Zero-shot classification", about, result_rows(results))
