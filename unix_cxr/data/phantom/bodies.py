@@ -7,10 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+_FAINTEST: Final = 80.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,16 @@ def attenuated(optical_depth: Tensor) -> Tensor:
 def step(distance: Tensor, softness: Tensor | float) -> Tensor:
     """0 far below 0, 1 far above 0."""
     return torch.sigmoid(distance / softness)
+
+
+def decay(distance: Tensor) -> Tensor:
+    """exp(-distance); what would be no normal number is cut off, since it is slow to compute."""
+    return (-distance.clamp_max(_FAINTEST)).exp()
+
+
+def bell(distance: Tensor) -> Tensor:
+    """exp(-distance²)."""
+    return decay(distance.square())
 
 
 def distance_to_curve(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unix_cxr.data.phantom.bodies import (
     Ellipsoid,
+    bell,
     distance_to_curve,
     magnification,
     step,
@@ -145,7 +146,7 @@ def lungs_of(columns: Columns, grid: Grid) -> Lungs:
     top = torch.where(left, columns["dome_left"], columns["dome_right"])
     fall = (columns["recess"] - top) / (0.47 * columns["chest_width"]).square()
     aside = out - 0.5 * columns["chest_width"]
-    dome = top + fall * aside.square() * torch.where(aside > 0, 1.0, 0.3)
+    dome = top + fall * aside.square() * (0.3 + 0.7 * (aside > 0))
     # lung remains in front of and behind the dome, which falls by 4.5 cm towards both walls
     covered = ((y - dome).clamp_min(0) * (columns["chest_depth"].square() / 4.5)).sqrt()
     return Lungs(x, y, left, out, level, wall, dome, deep, 2 * (deep - covered).clamp_min(0))
@@ -261,9 +262,9 @@ def ribs(columns: Columns, grid: Grid, lungs: Lungs, broken: Break | None) -> Te
         ) * columns["bone"]
     near = broken.near(back, wall)
     y = y + 0.95 * step(near, 0.06) * step(20 - near.abs(), 1.0) * _band(columns, y - fall, broken)
-    gap = 1 - (-(near / 0.35).square()).exp() * _band(columns, y - fall, broken)
+    gap = 1 - bell(near / 0.35) * _band(columns, y - fall, broken)
     rows = _rib_row(columns, y - fall, None) * inside * steep * 0.36 * gap
-    callus = 0.95 * (-(near / 0.9).square().square()).exp() * _rib_row(columns, y - fall, broken)
+    callus = 0.95 * bell((near / 0.9).square()) * _rib_row(columns, y - fall, broken)
     return (rows + _front(columns, grid, lungs)) * columns["bone"] + callus
 
 
@@ -312,8 +313,8 @@ def other_bones(columns: Columns, grid: Grid) -> Float[Tensor, "b h w"]:
     x = back.x - columns["spine_bend"] * (back.y * 0.17).sin()
     disc = (back.y * (2 * torch.pi / 2.35)).cos()
     body = (1 - (x / 1.75).square().square()).clamp_min(0).sqrt() * (0.42 + 0.06 * disc)
-    pedicle = 0.10 * (-((x.abs() - 1.05) / 0.3).square()).exp() * disc.clamp_min(0)
-    spine = body + pedicle + 0.12 * (-(x / 0.25).square()).exp()
+    pedicle = 0.10 * bell((x.abs() - 1.05) / 0.3) * disc.clamp_min(0)
+    spine = body + pedicle + 0.12 * bell(x / 0.25)
     front = grid.at(columns["zoom_front"])
     out, y, apex = front.x.abs(), front.y, columns["apex"]
     bend = apex + 3.6 - 0.20 * out - 0.55 * ((out - 2) * 0.42).sin()
@@ -321,7 +322,7 @@ def other_bones(columns: Columns, grid: Grid) -> Float[Tensor, "b h w"]:
     clavicle = tube_path(y - bend, radius) * step(out - 1.6, 0.15) * step(16.5 - out, 0.2)
     edge = back.x.abs() - columns["scapula"] - 0.16 * (back.y - apex - 9)
     span = step(back.y - apex - 1.5, 0.5) * step(apex + 14.5 - back.y - 0.4 * edge, 0.4)
-    blade = (step(edge, 0.12) * 0.16 + 0.2 * (-((edge - 0.3) / 0.3).square()).exp()) * span
+    blade = (step(edge, 0.12) * 0.16 + 0.2 * bell((edge - 0.3) / 0.3)) * span
     joint = Ellipsoid(columns["scapula"] + 5.5, apex + 3.0, 2.4, 2.6, 2.2)
     humerus = 0.16 * joint.path(back.x.abs(), back.y)
     return (spine + 0.5 * clavicle + blade + humerus) * columns["bone"]

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unix_cxr.data.phantom.bodies import Ellipsoid, bezier, distance_to_curve, step
+from unix_cxr.data.phantom.bodies import Ellipsoid, bell, bezier, decay, distance_to_curve, step
 from unix_cxr.data.phantom.chest import (
     HALF,
     LUNG,
@@ -114,8 +114,8 @@ def effusion(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     """Fluid that fills the pleural space from below and climbs the wall: the meniscus."""
     lungs = scene.lungs
     surface = scene.columns["recess"] - lesion.size
-    rise = _FLUID_RISE * (-(lungs.wall - lungs.out).clamp_min(0) / 1.3).exp()
-    rise = rise + 0.7 * (-(lungs.out - 1.5).clamp_min(0) / 1.5).exp()
+    rise = _FLUID_RISE * decay((lungs.wall - lungs.out).clamp_min(0) / 1.3)
+    rise = rise + 0.7 * decay((lungs.out - 1.5).clamp_min(0) / 1.5)
     share = step(lungs.y - surface + rise, 0.35) * _own(scene, lesion)
     mask = (share > HALF) & (lungs.level < 1) & (lungs.y < scene.columns["recess"] + 0.5)
     return replace(
@@ -137,7 +137,7 @@ def pneumothorax(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     own = _own(scene, lesion)
     outside = step(level - 1, 0.015) * own
     slope = (2 * aside / (across - gap / 2)).abs().clamp_min(0.15)
-    line = (-((level - 1) / slope / scene.grid.pixel.clamp_min(0.22)).square()).exp()
+    line = bell((level - 1) / slope / scene.grid.pixel.clamp_min(0.22))
     line = line * own * (lungs.level < 1) * (lungs.y < lungs.dome)
     # the free air is deeper than lung was, since nothing hangs in it
     free = outside * scene.air
@@ -181,8 +181,8 @@ def atelectasis(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     lungs = scene.lungs
     above = lungs.dome - lungs.y
     slant = 0.25 * (lungs.out - 7) * (lesion.u - 0.5)
-    bands = (-((above - 1.5 - lesion.v + slant) / 0.55).square()).exp()
-    bands = bands + 0.8 * (-((above - 3.4 - lesion.v - slant) / 0.45).square()).exp()
+    bands = bell((above - 1.5 - lesion.v + slant) / 0.55)
+    bands = bands + 0.8 * bell((above - 3.4 - lesion.v - slant) / 0.45)
     inner = step(lungs.wall - 1.2 - lungs.out, 0.5) * step(lungs.out - 2.5, 0.5)
     share = (0.55 * bands * inner + 0.3 * step(2.5 - above, 0.9)).clamp_max(0.85)
     share = share * _own(scene, lesion)
@@ -195,7 +195,7 @@ def edema(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     lungs, columns = scene.lungs, scene.columns
     across = (lungs.out - 4.0) / 6.5
     down = (lungs.y - columns["carina"] - 4.0) / 8.0
-    wings = (-(across.square() + down.square())).exp()
+    wings = decay(across.square() + down.square())
     share = (lesion.size * (0.25 + 0.95 * wings) * (1 + 0.28 * scene.cloud)).clamp(0, 0.9)
     lines = ((lungs.y * 5.2).sin().clamp_min(0.6) - 0.6) * 2.5
     aside = lungs.wall - lungs.out
@@ -244,7 +244,7 @@ def hernia(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
 def _wire(scene: Scene, distance: Tensor, radius: float, depth: float) -> Tensor:
     """Optical depth of something thin, spread over no less than a pixel."""
     spread = (scene.grid.pixel.square() * 0.25 + radius**2).sqrt()
-    return depth * (radius / spread) * (-(distance / spread).square()).exp()
+    return depth * (radius / spread) * bell(distance / spread)
 
 
 def tube(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
