@@ -6,9 +6,11 @@ import typer
 
 from unix_cxr.cli.clean import clean
 from unix_cxr.cli.convert import convert_app
+from unix_cxr.cli.data import data_app
 from unix_cxr.cli.demo import demo
 from unix_cxr.cli.doctor import doctor
 from unix_cxr.cli.generate import generate
+from unix_cxr.cli.prepare import prepare  # noqa: F401 - adds itself to `data`
 from unix_cxr.cli.report import report
 from unix_cxr.cli.train import train_app
 from unix_cxr.cli.verify import verify
@@ -24,6 +26,7 @@ app.command()(generate)
 app.command()(report)
 app.command()(clean)
 app.add_typer(train_app, name="train")
+app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")
 app.command()(verify)
 app.command()(demo)
