@@ -22,7 +22,14 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
-from unix_cxr.data.phantom.description import EXTENTS, KINDS, ZONED, ZONES, Phantom
+from unix_cxr.data.phantom.description import (
+    EXTENTS,
+    KINDS,
+    ZONED,
+    ZONES,
+    Phantom,
+    PhantomFinding,
+)
 from unix_cxr.data.phantom.oracle import INPUT_SIZE, OracleNetwork, both_sides, presence
 from unix_cxr.data.phantom.oracle_scoring import blurred
 from unix_cxr.data.phantom.rendering import render_batch
@@ -76,7 +83,7 @@ def crowded_phantom(seed: int) -> Phantom:
     """A phantom with up to four findings: rare ones are then seen more often."""
     draw = random.Random(f"crowded {seed}")
     found = [sample_finding(seed, kind) for kind in draw.sample(KINDS, 6)]
-    kept = []
+    kept: list[PhantomFinding] = []
     for finding in found:
         if len(kept) < 4 and all(compatible(finding, other) for other in kept):  # noqa: PLR2004
             kept.append(finding)
@@ -140,7 +147,7 @@ def loss_of(network: OracleNetwork, films: Tensor, truth: Truth, mirrored: Tenso
     with torch.autocast("cpu", dtype=torch.bfloat16):
         readings = network(films)
     weight = torch.tensor(_POSITIVE_WEIGHT)
-    loss = functional.binary_cross_entropy_with_logits(
+    loss: Tensor = functional.binary_cross_entropy_with_logits(
         readings.present.float(), present, pos_weight=weight
     )
     gaps = (readings.extent.float() - truth.extent).square() * present
@@ -163,7 +170,7 @@ def train_oracle(settings: OracleTraining) -> OracleNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = OracleNetwork()
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stubs
     steady = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     generator = torch.Generator().manual_seed(settings.seed)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=0.02)
