@@ -119,3 +119,45 @@ def test_unknown_subsets_and_splits_are_refused(make_table: Callable[..., Path])
         read_table(root, subsets=["one"], splits=["val"])
     with pytest.raises(TypeError, match=r"subsets \('one'\) must be a list"):
         read_table(root, subsets="one")
+
+
+def test_a_study_needs_an_image_and_a_patient() -> None:
+    study = Study(image="a.png", patient_id="p1")
+    assert (study.split, study.view, study.labels, study.age) == ("", "", frozenset(), "")
+    for nothing in (None, "", b""):
+        with pytest.raises(TypeError, match="a study needs an image"):
+            Study(image=nothing, patient_id="p1")  # type: ignore[arg-type]
+    for nobody in ("", 5):
+        with pytest.raises(ValueError, match=r"a\.png has no patient_id; splits need one"):
+            Study(image="a.png", patient_id=nobody)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"split": "validate"}, r"split \('validate'\) must be one of \('train', 'dev', 'val'"),
+        ({"view": "L"}, r"view \('L'\) must be one of \('AP', 'PA', 'LATERAL', ''\)"),
+        ({"sex": "male"}, r"sex \('male'\) must be one of"),
+        (
+            {"labels": frozenset("ab"), "uncertain": frozenset("bc")},
+            r"labels \['b'\] are stated in two ways",
+        ),
+        ({"labels": frozenset("a"), "negative": frozenset("a")}, r"\['a'\] are stated in two ways"),
+    ],
+)
+def test_impossible_studies_are_refused(facts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Study(image="a.png", patient_id="p1", **facts)
+
+
+def test_one_label_is_no_set_of_letters() -> None:
+    with pytest.raises(TypeError, match=r"labels \('Edema'\) must be a frozenset of names"):
+        Study(image="a.png", patient_id="p1", labels="Edema")  # type: ignore[arg-type]
+
+
+def test_other_names_of_views_are_understood(make_table: Callable[..., Path]) -> None:
+    root = make_table("a.png,train,one,L,,p1,,,", "b.png,train,one,AP Supine,,p2,,,")
+    assert [study.view for study in read_table(root)] == ["LATERAL", "AP"]
+    root = make_table("a.png,train,one,sideways,,p1,,,")
+    with pytest.raises(ValueError, match=r"csv, line 2: view \('sideways'\) must be one of"):
+        read_table(root)
