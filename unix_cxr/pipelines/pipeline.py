@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import AutoencoderKL
 from jaxtyping import Float
 from PIL import Image as PILImage
 from torch import Tensor
@@ -20,7 +20,7 @@ from unix_cxr import __version__
 from unix_cxr.data.pixels import Source
 from unix_cxr.defaults import IGNORED_LABEL, MAX_PROMPT_CHARACTERS
 from unix_cxr.functional.guidance import Guidance, Renorm
-from unix_cxr.models.autoencoder import DOWNSAMPLING, decode
+from unix_cxr.models.autoencoder import decode, downsampling_of
 from unix_cxr.models.context import Context
 from unix_cxr.models.sampling import (
     GuidanceContexts,
@@ -30,6 +30,7 @@ from unix_cxr.models.sampling import (
     set_steps,
 )
 from unix_cxr.models.unix import UniXModel
+from unix_cxr.pipelines.adapters import AdapterPipeline
 from unix_cxr.pipelines.bundled import BUNDLED
 from unix_cxr.pipelines.knowledge import unknown_findings
 from unix_cxr.pipelines.outputs import ReportOutput, XRayOutput
@@ -42,7 +43,7 @@ _MAX_SEED: Final = 2**63 - 1
 logger = logging.getLogger(__name__)
 
 
-class UniXPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is untyped
+class UniXPipeline(AdapterPipeline):
     """Draws X-rays from findings text and writes findings text for X-rays.
 
     Args:
@@ -222,19 +223,19 @@ class UniXPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is unt
             return sample(velocity, noise, self.scheduler, on_step)
 
     def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        default = self.defaults.image_size
+        default, factor = self.defaults.image_size, downsampling_of(self.vae)
         sides = []
         largest = self.model.config.max_latent_size * self.model.config.latent_patch_size
         for name, given in (("height", height), ("width", width)):
             pixels = default if given is None else given
-            if pixels < DOWNSAMPLING or pixels % DOWNSAMPLING:
-                raise ValueError(f"{name} ({pixels}) must be a positive multiple of {DOWNSAMPLING}")
-            if pixels // DOWNSAMPLING > largest:
+            if pixels < factor or pixels % factor:
+                raise ValueError(f"{name} ({pixels}) must be a positive multiple of {factor}")
+            if pixels // factor > largest:
                 raise ValueError(
                     f"{name} ({pixels}) exceeds what this checkpoint draws, "
-                    f"{largest * DOWNSAMPLING} pixels"
+                    f"{largest * factor} pixels"
                 )
-            sides.append(pixels // DOWNSAMPLING)
+            sides.append(pixels // factor)
         return sides[0], sides[1]
 
     def _noise(
