@@ -171,11 +171,20 @@ def _decode(header: Header, rows: int, columns: int) -> tuple[NDArray[np.unsigne
 
 
 def _plugin(decoder: Any, syntax: Any) -> str:  # noqa: ANN401 - pydicom.pixels.Decoder
-    """Pillow for 8-bit JPEG, so that its values are those of the same picture as a JPEG file."""
-    from pydicom.uid import JPEGBaseline8Bit
+    """The decoder to take if it is there; "" leaves the choice to pydicom.
 
-    wanted = syntax == JPEGBaseline8Bit and "pillow" in decoder.available_plugins
-    return "pillow" if wanted else ""
+    Pillow reads 8-bit JPEG as it reads the same picture from a JPEG file; pyjpegls is the fastest
+    for JPEG-LS, whose values the standard fixes.
+    """
+    from pydicom.uid import JPEGBaseline8Bit, JPEGLSLossless, JPEGLSNearLossless
+
+    wanted = {
+        JPEGBaseline8Bit: "pillow",
+        JPEGLSLossless: "pyjpegls",
+        JPEGLSNearLossless: "pyjpegls",
+    }
+    plugin = wanted.get(syntax, "")
+    return plugin if plugin in decoder.available_plugins else ""
 
 
 def _check_stream(header: Header, syntax: Any, rows: int, columns: int) -> None:  # noqa: ANN401

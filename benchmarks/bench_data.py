@@ -1,0 +1,226 @@
+"""How fast X-rays come in: images per second and core, each beside the bare decoder.
+
+    python benchmarks/bench_data.py --out benchmarks/results/data.json
+
+Decoding: one radiograph (RG1_UNCR.dcm of the package pydicom-data, 1955 x 1841) in every encoding,
+read from memory by `load_xray` and by the decoder alone, turn by turn in one process with one
+thread. The bare decoder (Pillow; pydicom with its own choice of decoder) yields whole numbers;
+"scaled" is what anybody has to do after it to get float32 grey values (a division for pictures;
+pydicom's modality LUT and window for DICOM). Times are of the processor.
+
+A run replaces the sections that it measures in the JSON file and leaves the others.
+"""
+
+import argparse
+import copy
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unix_cxr.data.pixels import load_xray
+from unix_cxr.files import write_text
+
+JPEG_QUALITY = 95
+"""As in MIMIC-CXR-JPG."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One encoding of the radiograph.
+
+    Args:
+        name: of the encoding.
+        data: the bytes of a file.
+        bare: the decoder alone.
+        scaled: the decoder and what anybody has to do after it.
+    """
+
+    name: str
+    data: bytes
+    bare: Callable[[bytes], Any]
+    scaled: Callable[[bytes], Any]
+
+
+def pillow(data: bytes) -> NDArray[Any]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def pillow_scaled(data: bytes) -> NDArray[Any]:
+    values = pillow(data)
+    return np.divide(values, np.float32(np.iinfo(values.dtype).max), dtype=np.float32)
+
+
+def pydicom_bare(data: bytes) -> NDArray[Any]:
+    import pydicom
+
+    return pydicom.dcmread(io.BytesIO(data)).pixel_array
+
+
+def pydicom_scaled(data: bytes) -> NDArray[Any]:
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+    full = 2**dataset.BitsStored - 1
+    return np.subtract(1, values / full, dtype=np.float32)
+
+
+def pictures() -> list[Case]:
+    pixels = load_xray(radiograph()).pixels
+    eight = np.rint(pixels * 255).astype(np.uint8)
+    sixteen = np.rint(pixels * 65535).astype(np.uint16)
+    kinds = [
+        ("PNG, 8 bits", eight, "PNG", {}),
+        ("PNG, 16 bits", sixteen, "PNG", {}),
+        (f"JPEG, quality {JPEG_QUALITY}", eight, "JPEG", {"quality": JPEG_QUALITY}),
+        ("TIFF, 16 bits, uncompressed", sixteen, "TIFF", {}),
+    ]
+    cases = []
+    for name, values, kind, options in kinds:
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, kind, **options)
+        cases.append(Case(name, buffer.getvalue(), pillow, pillow_scaled))
+    return cases
+
+
+def radiographs() -> list[Case]:
+    import pydicom
+    from pydicom import uid
+    from pydicom.encaps import encapsulate
+
+    plain = pydicom.dcmread(radiograph())
+    datasets = {"DICOM, uncompressed": plain}
+    for name, syntax in (
+        ("DICOM, RLE", uid.RLELossless),
+        ("DICOM, JPEG-LS", uid.JPEGLSLossless),
+        ("DICOM, JPEG 2000", uid.JPEG2000Lossless),
+    ):
+        datasets[name] = copy.deepcopy(plain)
+        datasets[name].compress(syntax)
+    baseline = copy.deepcopy(plain)
+    buffer = io.BytesIO()
+    Image.fromarray((plain.pixel_array >> 7).astype(np.uint8)).save(
+        buffer, "JPEG", quality=JPEG_QUALITY
+    )
+    baseline.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    baseline.PixelData = encapsulate([buffer.getvalue()])
+    baseline["PixelData"].VR = "OB"
+    baseline.BitsAllocated = baseline.BitsStored = 8
+    baseline.HighBit = 7
+    baseline.WindowCenter, baseline.WindowWidth = 117, 234
+    datasets["DICOM, JPEG baseline"] = baseline
+    return [
+        Case(name, written(dataset), pydicom_bare, pydicom_scaled)
+        for name, dataset in datasets.items()
+    ]
+
+
+def written(dataset: Any) -> bytes:  # noqa: ANN401 - pydicom.Dataset
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def radiograph() -> Path:
+    from pydicom.data import get_testdata_file
+
+    path = get_testdata_file("RG1_UNCR.dcm", download=False)
+    if path is None:
+        raise SystemExit("the radiograph is in the package pydicom-data: pip install pydicom-data")
+    return Path(path)
+
+
+def compared(case: Case, seconds: float) -> dict[str, Any]:
+    """Medians over rounds in which each reader reads once, so that all meet the same load."""
+    readers: dict[str, Callable[[bytes], Any]] = {
+        "ours": load_xray,
+        "bare": case.bare,
+        "scaled": case.scaled,
+    }
+    for read in readers.values():
+        read(case.data)
+    times: dict[str, list[float]] = {name: [] for name in readers}
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times["ours"]) < 5:
+        for name, read in readers.items():
+            before = time.process_time()
+            read(case.data)
+            times[name].append(time.process_time() - before)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "case": case.name,
+        "bytes": len(case.data),
+        "rounds": len(times["ours"]),
+        "milliseconds": {name: round(1000 * value, 2) for name, value in median.items()},
+        "images_per_second": {name: round(1 / value, 1) for name, value in median.items()},
+        "on_top_of_bare": round(median["ours"] / median["bare"] - 1, 3),
+        "on_top_of_scaled": round(median["ours"] / median["scaled"] - 1, 3),
+    }
+
+
+def measure_decoding(options: argparse.Namespace) -> dict[str, Any]:
+    cases = [*pictures(), *radiographs()]
+    return {
+        "shape": list(load_xray(radiograph()).pixels.shape),
+        "rows": [compared(case, options.seconds) for case in cases],
+    }
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "decoding": measure_decoding,
+}
+"""What can be measured, by its key in the JSON file."""
+
+
+def environment() -> dict[str, Any]:
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+        "python": platform.python_version(),
+        **{
+            name: version(name)
+            for name in ("numpy", "pillow", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
+        },
+        "unix_cxr": version("unix-cxr"),
+        "commit": revision.stdout.strip(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--seconds", type=float, default=4, help="for each encoding")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/data.json"))
+    options = parser.parse_args()
+    known = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    for name in options.sections:
+        known[name] = {"environment": environment(), **SECTIONS[name](options)}
+    write_text(options.out, json.dumps(known, indent=1) + "\n")
+    for row in known.get("decoding", {}).get("rows", []):
+        print(
+            f"{row['case']:30} {row['images_per_second']['ours']:8} images/s, "
+            f"{row['on_top_of_bare']:+.0%} on bare, {row['on_top_of_scaled']:+.0%} on scaled"
+        )
+
+
+if __name__ == "__main__":
+    main()
