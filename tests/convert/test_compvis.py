@@ -143,7 +143,7 @@ def test_build_autoencoder_is_checked() -> None:
         "norm_groups": 4,
         "sample_size": 32,
     }
-    with pytest.raises(ValueError, match=r"channels \(\[8, 8\]\) must name 5 levels"):
+    with pytest.raises(ValueError, match=r"channels \(\[8, 8\]\) must name 3 to 5 levels"):
         build_autoencoder(channels=(8, 8), **sizes)
     with pytest.raises(ValueError, match=r"widths \[6\] must be divisible by norm_groups \(4\)"):
         build_autoencoder(channels=(8, 8, 6, 8, 8), **sizes)

@@ -32,7 +32,7 @@ def source_of(run: RecipeRun, kind: str, **changes: Any) -> Any:
     stores = (run.data.store("train"), run.data.store("dev"))
     common = {"batch_size": 4, "augmentation": 1.0, "seed": 5} | changes
     if kind == "autoencoder":
-        return ImageSource(*stores, latent_channels=2, **({"crop": None} | common))
+        return ImageSource(*stores, latent_channels=2, downsampling=16, **({"crop": None} | common))
     if kind == "understanding":
         return ReportSource(*stores, run.processor, **common)
     settings: Any = run.recipe.stage("generation").objective

@@ -52,7 +52,7 @@ def inspect(
     from unix_cxr.preparation.inspection import inspect_source
     from unix_cxr.preparation.inspection_page import write_page
 
-    options: dict[str, object] = dict(pairs("--option", option))
+    options = typed(pairs("--option", option))
     if column:
         options["columns"] = pairs("--column", column)
     opened = open_source(source, kind=kind, on_bad_row="count", **options)
@@ -87,6 +87,17 @@ def pairs(flag: str, values: list[str] | None) -> dict[str, str]:
             raise ValueError(f"{flag} gives {name!r} twice")
         found[name] = value
     return found
+
+
+def typed(values: dict[str, str]) -> dict[str, object]:
+    """Values of `--option` as numbers and booleans where they look like some.
+
+    >>> typed({"size": "64", "dirty": "true", "reports": "files/reports"})
+    {'size': 64, 'dirty': True, 'reports': 'files/reports'}
+    """
+    import yaml
+
+    return {name: yaml.safe_load(value) for name, value in values.items()}
 
 
 def counter(what: str) -> Callable[[int], None]:

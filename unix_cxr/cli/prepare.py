@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from unix_cxr.cli.data import Column, Kind, Setting, Source, counter, data_app, pairs
+from unix_cxr.cli.data import Column, Kind, Setting, Source, counter, data_app, pairs, typed
 from unix_cxr.cli.options import AsJson, Device
 
 
@@ -66,7 +66,7 @@ def prepare(
             "on_bad": on_bad,
         }
     )
-    options: dict[str, object] = dict(pairs("--option", option))
+    options = typed(pairs("--option", option))
     if column:
         options["columns"] = pairs("--column", column)
     opened = open_source(source, kind=kind, on_bad_row=on_bad, **options)

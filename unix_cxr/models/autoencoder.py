@@ -1,7 +1,7 @@
 """The latent autoencoder in the kl-f16 layout: diffusers' `AutoencoderKL` and its normalisation.
 
 Axes: b batch, c latent channels, k and i image channels, h and w pixels, H and W latents (16 times
-fewer).
+fewer in the published layout).
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 DOWNSAMPLING: Final = 16
+"""Pixels per latent along a side, in the published layout of five levels."""
+
+_FEWEST_LEVELS: Final = 3
+_MOST_LEVELS: Final = 5
 
 
 def build_autoencoder(
@@ -24,10 +28,11 @@ def build_autoencoder(
     norm_groups: int,
     sample_size: int,
 ) -> AutoencoderKL:
-    """An autoencoder with the kl-f16 layout (arXiv:2112.10752): five levels, attention at the last.
+    """An autoencoder with the kl-f16 layout (arXiv:2112.10752): attention at the last level.
 
     Args:
-        channels: width of each of the five levels.
+        channels: width of each level. Five levels shrink 16 times, as published; small images
+            want fewer: four shrink 8 times, three 4 times.
         layers_per_block: residual blocks per level of the encoder; the decoder has one more.
         latent_channels: channels of a latent.
         image_channels: 1 for grey images, 3 for the published layout.
@@ -35,19 +40,23 @@ def build_autoencoder(
         sample_size: pixels of a side, recorded for users; the network is convolutional.
 
     Raises:
-        ValueError: there are not five levels, or a width is no multiple of the groups.
+        ValueError: there are fewer than three levels or more than five, or a width is no multiple
+            of the groups.
     """
-    levels = 5
-    if len(channels) != levels:
-        raise ValueError(f"channels ({list(channels)}) must name {levels} levels (kl-f16)")
+    levels = len(channels)
+    if not _FEWEST_LEVELS <= levels <= _MOST_LEVELS:
+        raise ValueError(
+            f"channels ({list(channels)}) must name {_FEWEST_LEVELS} to {_MOST_LEVELS} levels; "
+            f"the published layout has {_MOST_LEVELS}"
+        )
     wrong = [width for width in channels if width % norm_groups]
     if wrong:
         raise ValueError(f"widths {wrong} must be divisible by norm_groups ({norm_groups})")
     return AutoencoderKL(
         in_channels=image_channels,
         out_channels=image_channels,
-        down_block_types=("DownEncoderBlock2D",) * 4 + ("AttnDownEncoderBlock2D",),
-        up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 4,
+        down_block_types=("DownEncoderBlock2D",) * (levels - 1) + ("AttnDownEncoderBlock2D",),
+        up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * (levels - 1),
         block_out_channels=tuple(channels),
         layers_per_block=layers_per_block,
         latent_channels=latent_channels,
@@ -56,6 +65,12 @@ def build_autoencoder(
         scaling_factor=1.0,
         shift_factor=0.0,
     )
+
+
+def downsampling_of(autoencoder: AutoencoderKL) -> int:
+    """Pixels per latent along a side."""
+    levels: int = len(autoencoder.config["block_out_channels"])
+    return int(2 ** (levels - 1))
 
 
 def normalise_latents(

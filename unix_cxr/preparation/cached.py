@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from unix_cxr.models.autoencoder import DOWNSAMPLING, to_range
+from unix_cxr.models.autoencoder import downsampling_of, to_range
 from unix_cxr.models.fingerprint import fingerprint
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
@@ -67,7 +67,7 @@ class MomentsCacher:
         vae: Any = AutoencoderKL.from_pretrained(path.parent, use_safetensors=True)
         self._vae = vae.to(device=device, dtype=torch.float32).eval()
         self.fingerprint = fingerprint(self._vae)
-        side = image_size // DOWNSAMPLING
+        side = image_size // downsampling_of(self._vae)
         self.shape = (2 * self._vae.config["latent_channels"], side, side)
 
     @torch.no_grad()

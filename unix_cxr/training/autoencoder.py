@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from unix_cxr.functional.images import gradient_difference, random_affine, random_crop
-from unix_cxr.models.autoencoder import DOWNSAMPLING, to_range
+from unix_cxr.models.autoencoder import to_range
 from unix_cxr.training.batches import ImageBatch, batch_indices, generator_of
 from unix_cxr.training.images import ImageStore
 from unix_cxr.training.losses import LossTerm
@@ -65,6 +65,7 @@ class ImageSource:
         dev: images to validate on.
         batch_size: images per batch.
         latent_channels: channels of the posterior's noise.
+        downsampling: pixels per latent along a side.
         augmentation: strength; see `random_affine`.
         crop: side of random crops; None for whole images.
         seed: of the order, the augmentation and the noise.
@@ -77,6 +78,7 @@ class ImageSource:
         *,
         batch_size: int,
         latent_channels: int,
+        downsampling: int,
         augmentation: float,
         crop: int | None,
         seed: int,
@@ -85,6 +87,7 @@ class ImageSource:
         self.train = train
         self.dev = dev
         self.latent_channels = latent_channels
+        self.downsampling = downsampling
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
@@ -107,7 +110,8 @@ class ImageSource:
 
     def _latent_shape(self, images: Tensor) -> tuple[int, int, int, int]:
         count, _, height, width = images.shape
-        return count, self.latent_channels, height // DOWNSAMPLING, width // DOWNSAMPLING
+        factor = self.downsampling
+        return count, self.latent_channels, height // factor, width // factor
 
 
 def gradient_count(height: int, width: int, scales: int = 3) -> int:

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from unix_cxr.defaults import REPORT_PROMPT
-from unix_cxr.models.autoencoder import DOWNSAMPLING, build_autoencoder
+from unix_cxr.models.autoencoder import build_autoencoder
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.fingerprint import fingerprint
 from unix_cxr.models.unix import UniXModel
@@ -87,10 +87,11 @@ class Networks:
                 f"data.image_size ({side}) must be divisible by model.vision_patch_size "
                 f"({sizes.vision_patch_size})"
             )
-        if side // DOWNSAMPLING > sizes.max_latent_size:
+        factor = 2 ** (len(self.recipe.autoencoder.channels) - 1)
+        if side % factor or side // factor > sizes.max_latent_size:
             raise ValueError(
                 f"model.max_latent_size ({sizes.max_latent_size}) must be at least "
-                f"{side // DOWNSAMPLING}: data.image_size ({side}) over {DOWNSAMPLING}"
+                f"{side // factor}: data.image_size ({side}) over {factor}"
             )
         names = [stage.name for stage in self.recipe.stages]
         twice = sorted({name for name in names if names.count(name) > 1})

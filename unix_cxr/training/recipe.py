@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from unix_cxr.files import replacing_folder, write_text
+from unix_cxr.models.autoencoder import downsampling_of
 from unix_cxr.models.sampling import SamplingDefaults, euler_scheduler
 from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource, latent_statistics
 from unix_cxr.training.checkpoints import checkpoints
@@ -201,6 +202,7 @@ class RecipeRun(Networks):
             self.data.store("dev"),
             batch_size=stage.batch_size,
             latent_channels=self.recipe.autoencoder.latent_channels,
+            downsampling=downsampling_of(self.vae),
             augmentation=stage.augmentation,
             crop=settings.crop,
             seed=self.recipe.seed,
