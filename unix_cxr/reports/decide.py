@@ -1,12 +1,12 @@
 """One sentence through the catalogue: keep, rewrite or remove, with the rule's name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from unix_cxr.reports.content import states_something
-from unix_cxr.reports.guard import violations
-from unix_cxr.reports.labeler import facts
+from unix_cxr.reports.guard import differences, violations
+from unix_cxr.reports.labeler import Statement
 from unix_cxr.reports.records import Category
 from unix_cxr.reports.rules.base import Action, Rule
 from unix_cxr.reports.rules.protect import PROTECTED_WORDS, shield, unshield
@@ -30,43 +30,90 @@ class Decision:
     problems: tuple[str, ...] = ()
 
 
+class RuleIndex:
+    """From the words of a sentence to the rules that may match it.
+
+    A set of rules is the bits of one integer. A rule may match where the sentence holds one of its
+    triggers and one word of each of its further sets.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        needs = [(rule.triggers, *rule.also) for rule in rules]
+        self._levels: list[dict[str, int]] = []
+        self._without: list[int] = []
+        for level in range(max(map(len, needs), default=0)):
+            bits: dict[str, int] = {}
+            without = 0
+            for number, sets in enumerate(needs):
+                if level >= len(sets):
+                    without |= 1 << number
+                    continue
+                for word in sets[level]:
+                    bits[word] = bits.get(word, 0) | 1 << number
+            self._levels.append(bits)
+            self._without.append(without)
+
+    def candidates(self, tokens: Iterable[str]) -> Iterator[int]:
+        """Numbers of the rules that may match, in order."""
+        left = -1
+        for bits, without in zip(self._levels, self._without, strict=True):
+            found = without
+            for word in bits.keys() & tokens:
+                found |= bits[word]
+            left &= found
+            if not left:
+                return
+        while left:
+            lowest = left & -left
+            yield lowest.bit_length() - 1
+            left ^= lowest
+
+
 class Decider:
     """The catalogue with an index from trigger words to rules.
 
     Args:
         rules: the rules in their order.
-        prefilter: search a rule only in sentences that hold one of its triggers. Off, every rule
-            is searched in every sentence: slow, the same answer (a test holds the two together).
+        prefilter: search a rule only in sentences that hold one of its triggers, and in lower
+            case. Off, every rule is searched in every sentence as it is written: slow, the same
+            answer (a test holds the two together).
     """
 
     def __init__(self, rules: Sequence[Rule], *, prefilter: bool = True) -> None:
         self.rules = tuple(rules)
         self.prefilter = prefilter
-        index: dict[str, list[int]] = {}
-        for number, rule in enumerate(self.rules):
-            for word in rule.triggers:
-                index.setdefault(word, []).append(number)
-        self._index = {word: frozenset(numbers) for word, numbers in index.items()}
-        self.triggers = frozenset(index)
+        self.triggers = frozenset(word for rule in self.rules for word in rule.triggers)
+        self._index = RuleIndex(self.rules)
 
-    def __call__(self, sentence: str, tokens: Sequence[str] | None = None) -> Decision:
+    def __call__(self, sentence: str) -> Decision:
         """Decide one sentence."""
-        tokens = tokenize(sentence) if tokens is None else tokens
-        if self.prefilter and self.triggers.isdisjoint(tokens):
-            return Decision(KEEP, finish(sentence))
-        return self._guarded(sentence, self._apply(sentence, tokens))
+        return self.decide(Statement(sentence))[0]
 
-    def _candidates(self, text: str) -> list[int]:
+    def decide(self, said: Statement) -> tuple[Decision, Statement]:
+        """The decision about a sentence, and the statement whose facts go with it."""
+        if self.prefilter and self.triggers.isdisjoint(said.tokens):
+            return Decision(KEEP, finish(said.text)), said
+        decision = self._apply(said)
+        if decision.action != REWRITE:
+            return decision, said
+        after = Statement(decision.text)
+        problems = differences(said, after)
+        if not problems:
+            return decision, after
+        if decision.category is Category.PRIOR and not said.facts:
+            # what it states without the words of the past, it states of an earlier image only
+            return Decision(REMOVE, said.text, decision.rules, decision.category), said
+        decision = self.rescue(said.text, decision, problems)
+        return decision, Statement(decision.text) if decision.action == REWRITE else said
+
+    def _candidates(self, text: str) -> Iterable[int]:
         if not self.prefilter:
-            return list(range(len(self.rules)))
-        hit = self.triggers.intersection(tokenize(text))
-        if not hit:
-            return []
-        return sorted(frozenset().union(*(self._index[word] for word in hit)))
+            return range(len(self.rules))
+        return self._index.candidates(tokenize(text))
 
-    def _apply(self, sentence: str, tokens: Sequence[str]) -> Decision:
-        text = sentence
-        if not self.prefilter or not PROTECTED_WORDS.isdisjoint(tokens):
+    def _apply(self, said: Statement) -> Decision:
+        sentence = text = said.text
+        if not self.prefilter or not PROTECTED_WORDS.isdisjoint(said.tokens):
             text = shield(text)
         used: list[Rule] = []
         text, removed = self._settle(text, used)
@@ -83,36 +130,27 @@ class Decider:
         """The text after rounds of rewriting until nothing changes, or that a rule removes it."""
         for _ in range(_ROUNDS):
             before = text
+            lowered = self._lowered(text)
             for number in self._candidates(text):
                 rule = self.rules[number]
-                if rule.action is Action.REMOVE:
-                    if rule.regex.search(text):
-                        used.append(rule)
-                        return text, True
+                if not rule.found_in(text, lowered):
                     continue
+                if rule.action is Action.REMOVE:
+                    used.append(rule)
+                    return text, True
                 changed = rule.regex.sub(rule.replacement, text)
                 if changed != text:
                     used.append(rule)
                     text = tidy(changed)
                     if not text:
                         return text, False
+                    lowered = self._lowered(text)
             if text == before:
                 break
         return text, False
 
-    def _guarded(self, sentence: str, decision: Decision) -> Decision:
-        """The decision, or the sentence as it stood where the decision would change a fact."""
-        if decision.action == KEEP:
-            return decision
-        if decision.action == REMOVE:
-            return decision
-        problems = violations(sentence, decision.text)
-        if not problems:
-            return decision
-        if decision.category is Category.PRIOR and not facts(tokenize(sentence)):
-            # what it states without the words of the past, it states of an earlier image only
-            return Decision(REMOVE, sentence, decision.rules, decision.category)
-        return self.rescue(sentence, decision, problems)
+    def _lowered(self, text: str) -> str | None:
+        return text.lower() if self.prefilter and text.isascii() else None
 
     def rescue(self, sentence: str, refused: Decision, problems: tuple[str, ...]) -> Decision:
         """The safer form of a sentence whose decision the guard refused.
@@ -124,7 +162,7 @@ class Decider:
         used: list[Rule] = []
         for number in self._candidates(text):
             rule = self.rules[number]
-            if rule.action is Action.REMOVE:
+            if rule.action is Action.REMOVE or not rule.found_in(text, self._lowered(text)):
                 continue
             changed = rule.regex.sub(rule.replacement, text)
             if changed != text:

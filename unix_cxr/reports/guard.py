@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from unix_cxr.reports.labeler import NEGATIVE, Fact, facts
+from unix_cxr.reports.labeler import NEGATIVE, Fact, Statement, facts
 from unix_cxr.reports.lexicon import SIDES
 from unix_cxr.reports.sentences import split_sentences
-from unix_cxr.reports.tokens import tokenize
+from unix_cxr.reports.tokens import tokenize, words
 
+_DIGIT: Final = re.compile(r"\d")
 _NUMBER: Final = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
 _PAST_NUMBER: Final = re.compile(
     r"(?:previous\w*|prior|formerly|earlier|before|compared|versus|vs|series|image|from|since|"
@@ -28,6 +29,7 @@ _NEGATION: Final = re.compile(
     r"(?! contrast\b)",
     re.IGNORECASE,
 )
+_DENYING: Final = words("no not without nor never neither cannot absent absence")
 _RESOLVED: Final = re.compile(
     r"\b(?:resolved|resolution|clearing|cleared|disappeared|no longer)\b", re.IGNORECASE
 )
@@ -45,11 +47,14 @@ def violations(before: str, after: str) -> tuple[str, ...]:
     >>> violations("No pneumothorax.", "Pneumothorax.")
     ('negation: Pneumothorax',)
     """
-    old = tokenize(before)
-    new = tokenize(after)
-    problems = _label_problems(facts(old), facts(new))
-    problems += _number_problems(before, after)
-    problems += _word_problems(old, new)
+    return differences(Statement(before), Statement(after))
+
+
+def differences(before: Statement, after: Statement) -> tuple[str, ...]:
+    """The same as `violations`, for sentences whose words or facts are known already."""
+    problems = _label_problems(before.facts, after.facts)
+    problems += _number_problems(before.text, after.text)
+    problems += _word_problems(before.tokens, after.tokens)
     if not problems and _negations_differ(before, after):
         problems.append("negation: count")
     return tuple(problems)
@@ -62,6 +67,8 @@ def lost_facts(removed: Sequence[Fact], kept: Sequence[Fact]) -> tuple[str, ...]
 
 
 def _label_problems(old: list[Fact], new: list[Fact]) -> list[str]:
+    if not old and not new:
+        return []
     problems = []
     before = {(f.label, f.state) for f in old}
     after = {(f.label, f.state) for f in new}
@@ -93,6 +100,8 @@ def _attribute_problems(label: str, old: list[Fact], new: list[Fact]) -> list[st
 
 
 def _number_problems(before: str, after: str) -> list[str]:
+    if not _DIGIT.search(before) and not _DIGIT.search(after):
+        return []
     old = Counter(m.group() for m in _NUMBER.finditer(before))
     new = Counter(m.group() for m in _NUMBER.finditer(after))
     problems = [f"number gained: {n}" for n in sorted(new - old)]
@@ -121,12 +130,14 @@ def _word_problems(old: Sequence[str], new: Sequence[str]) -> list[str]:
     return [f"side gained: {side}" for side in sorted(now - was)]
 
 
-def _negations_differ(before: str, after: str) -> bool:
-    if _CLAUSE_OF_PAST.search(before):
+def _negations_differ(before: Statement, after: Statement) -> bool:
+    if _DENYING.isdisjoint(before.tokens) and _DENYING.isdisjoint(after.tokens):
         return False
-    old = len(_NEGATION.findall(before))
-    new = len(_NEGATION.findall(after))
-    if _RESOLVED.search(before) and not _RESOLVED.search(after):
+    if _CLAUSE_OF_PAST.search(before.text):
+        return False
+    old = len(_NEGATION.findall(before.text))
+    new = len(_NEGATION.findall(after.text))
+    if _RESOLVED.search(before.text) and not _RESOLVED.search(after.text):
         return new not in {old, old + 1}
     return new != old
 

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from unix_cxr.reports.tokens import words
+from unix_cxr.reports.tokens import letter_runs, words
 
 MAX_CHARACTERS: Final = 20_000
 """Longer texts are quarantined: no report is that long, and memory stays flat."""
@@ -29,6 +29,7 @@ _FOREIGN: Final = words(
     "yok akciğer izlenmedi"
 )
 _FEWEST_WORDS: Final = 5
+_READ_CHARACTERS: Final = 2000
 _FOREIGN_SHARE: Final = 0.3
 _FOREIGN_WORDS: Final = 0.12
 _LAST_LATIN: Final = 0x24F  # the end of Latin Extended-B
@@ -55,7 +56,10 @@ def _reads_english(text: str) -> bool:
         foreign = sum(ord(c) > _LAST_LATIN for c in letters)
         if letters and foreign > _FOREIGN_SHARE * len(letters):
             return False
-    words = frozenset(_WORD.findall(text[:2000].lower()))
+    head = text[:_READ_CHARACTERS]
+    if text.isascii() and _FOREIGN.isdisjoint(letter_runs(head)):
+        return True
+    words = frozenset(_WORD.findall(head.lower()))
     if len(words) < _FEWEST_WORDS:
         return True
     english = len(_ENGLISH & words)

@@ -96,6 +96,31 @@ _LIST_BREAK: Final = re.compile(
 _LIST_CLOSES: Final = re.compile(r"\b(?:or|nor)\b")
 
 
+class Statement:
+    """A sentence with its words and its facts, each worked out once and only when asked for."""
+
+    __slots__ = ("_facts", "_tokens", "text")
+
+    def __init__(self, text: str, tokens: Sequence[str] | None = None) -> None:
+        self.text = text
+        self._tokens = tokens
+        self._facts: list[Fact] | None = None
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        """The words, as `tokenize` gives them."""
+        if self._tokens is None:
+            self._tokens = tokenize(self.text)
+        return self._tokens
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The mentions of findings, in order."""
+        if self._facts is None:
+            self._facts = facts(self.tokens)
+        return self._facts
+
+
 def facts(tokens: Sequence[str]) -> list[Fact]:
     """Every mention of a finding in one tokenized sentence, in order."""
     if BLANK_TOKEN in tokens:

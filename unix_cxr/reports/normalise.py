@@ -85,12 +85,14 @@ _BLANKS: Final = re.compile(
 )
 _BLANK_RUN: Final = re.compile(r"___(?:[ \t]*[/\\]?[ \t]*___)+")
 _XXXX: Final = re.compile(r"\bXXXX+\b(?:[/'-](?:\d{1,4}|s|XXXX+)\b)*")
-_MAY_HOLD_BLANK: Final = re.compile(r"__|[*\[<@]|xxxx|Xxxx")
+_MAY_BE_BLANK: Final = ("__", "*", "[", "<", "@", "xxxx", "Xxxx")
 _SPACES: Final = re.compile(r"[ \t]{2,}|\t")
 _SPACE_BEFORE: Final = re.compile(r"(?<=\S) +(?=[,;.](?:\s|$))")
 _GLUED: Final = re.compile(r"(?<=[a-z)])([.;])(?=[A-Z][a-z])")
 _STOPS: Final = re.compile(r"(?<![. ])\.(?:[ ]?\.)++(?=\s|$)")
-_UNTIDY: Final = re.compile(r"[ \t][ \t]|\t|[.;][A-Z.]| [,;.]")
+_GLUED_OR_STOPS: Final = re.compile(r"[.;][A-Z.]")
+_UNTIDY: Final = ("  ", "\t", " ,", " ;", " .")
+_LOWER: Final = bytes(range(ord("a"), ord("z") + 1))
 _LINE_BREAK: Final = re.compile(r"<br ?/?>", re.IGNORECASE)
 _RTF_BREAK: Final = re.compile(r"\\(?:par|line|pard|tab)\b ?")
 _LIST_ITEM: Final = re.compile(r"(?:\(?\d{1,2}[.)](?!\d)|[-*•·]\s)")
@@ -101,7 +103,6 @@ ACRONYMS: Final = words(
     "CVC CVP LAD RCA RUL RML RLL LUL LLL RV RA LV LA IABP TIPS TAVR TAVI VP PEG GI GE AC T L "
     "C US CXR DVT PE TB HIV II III IV NGT OGT LVAD ECMO UIP ILD"
 )
-_LOWER: Final = re.compile(r"[a-z]+")
 _CAPS_WORD: Final = re.compile(r"[A-Za-z]+")
 _SENTENCE_START: Final = re.compile(r"(^|[.!?:]\s+|\n\s*)([a-z])")
 
@@ -122,10 +123,10 @@ def normalise_characters(text: str) -> str:
         text = _plain_unicode(text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not text.isprintable():
+    if not (text.isascii() and text.replace("\n", " ").isprintable()):
         text = text.translate(_TRANSLATION)
         text = _CONTROL.sub("", text)
-    if _MAY_HOLD_BLANK.search(text):
+    if any(mark in text for mark in _MAY_BE_BLANK):
         text = _BLANK_RUN.sub(BLANK, _BLANKS.sub(BLANK, text))
     elif "XXXX" in text:
         text = _BLANK_RUN.sub(BLANK, _XXXX.sub(BLANK, text))
@@ -151,7 +152,7 @@ def join_lines(text: str) -> str:
     """
     if "\n" in text:
         text = _joined(text.split("\n"))
-    if _UNTIDY.search(text):
+    if any(mark in text for mark in _UNTIDY) or _GLUED_OR_STOPS.search(text):
         text = _GLUED.sub(r"\1 ", text)
         text = _SPACES.sub(" ", text)
         text = _SPACE_BEFORE.sub("", text)
@@ -196,7 +197,8 @@ def quiet_capitals(text: str) -> str:
 
 def _shouts(text: str) -> bool:
     head = text[:200]
-    lower = len("".join(_LOWER.findall(head)))
+    plain = head.encode("ascii", "ignore")
+    lower = len(plain) - len(plain.translate(None, _LOWER))
     if lower * 2 > len(head):
         return False
     upper = sum(map(str.isupper, head))

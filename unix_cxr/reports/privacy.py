@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Final
 
 from unix_cxr.reports.normalise import BLANK
+from unix_cxr.reports.tokens import letter_runs, words
 
 _MONTH: Final = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|"
@@ -68,7 +69,21 @@ _NUMBERED: Final = (
     "pager",
     "beeper",
 )  # fmt: skip
-_DIGIT: Final = re.compile(r"\d")
+_DETAIL: Final = re.compile(
+    r"[0-9](?:[/:-][0-9]|\.[0-9]+\.| ?[AaPp]\.?[Mm]|[0-9]{2}(?:\)?[-. ][0-9]{3}|[0-9]* ?h)"
+    r"|(?:(?<=1)9|(?<=2)[01])[0-9]{2}|(?<=[Aa]t [0-9])[0-9]{3})"
+)
+"""In every ASCII text that holds a telephone number, a time, or a date without a month's name."""
+_MONTHS: Final = words(
+    "jan january feb february mar march apr april may jun june jul july aug august sep sept "
+    "september oct october nov november dec december"
+)
+_TITLED: Final = words(
+    "dr drs mr mrs ms miss prof profs professor professors doctor doctors md m do rn np by"
+)
+_RECORDED: Final = words(
+    "mrn medical accession acc account ssn clip unit job case patient pager beeper"
+)
 _HINTS: Final[dict[str, re.Pattern[str]]] = {
     "phone": re.compile(r"\d\d\d\)?[-. ]\d\d\d"),
     "date": re.compile(
@@ -88,14 +103,17 @@ def mask(text: str) -> tuple[str, dict[str, int]]:
     ('Seen by Dr. ___ on ___ at ___. Mass of 4.5 cm at T11/12.', {'date': 1, 'time': 1, 'name': 1})
     """
     counts: Counter[str] = Counter()
-    if _DIGIT.search(text):
+    runs = letter_runs(text) if text.isascii() else None
+    if runs is None or _DETAIL.search(text) or not _MONTHS.isdisjoint(runs):
         for kind, hint in _HINTS.items():
             if hint.search(text):
                 text = _mask_one(_PATTERNS[kind], kind, text, counts)
+    if runs is None or not _RECORDED.isdisjoint(runs):
         lowered = text.lower()
         if any(word in lowered for word in _NUMBERED):
             text = _mask_one(_PATTERNS["number"], "number", text, counts)
-    if any(word in text for word in _TITLES):
+    titled = runs is None or not _TITLED.isdisjoint(runs) or " PA-C" in text
+    if titled and any(word in text for word in _TITLES):
         text = _mask_one(_PATTERNS["name"], "name", text, counts)
     if counts:
         text = _RUN.sub(BLANK, text)

@@ -1,6 +1,7 @@
 """The sections of a report: aliases of headers, missing colons, several reports in one text."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,6 +83,9 @@ _LINE_HEADER: Final = re.compile(
     r"conclusion|recommendations?|addendum|report|clinical history))[ \t]*\n"
 )
 _COLON: Final = re.compile(r":")
+_OPENING: Final = 3
+_OPENINGS: Final = frozenset(alias[:_OPENING] for alias in _KIND) | {" ", "\t"}
+"""How a line begins that may be a header: with a header's first letters, or indented."""
 _NAME_START: Final = re.compile(
     r"(?:^|\n|[.!?;:]\s|__\s|//|[a-z]\.(?=[A-Z]))\s*([^\n.!?;:]{2,64})$"
 )
@@ -144,11 +148,11 @@ def _headers(text: str) -> list[tuple[int, int, str, str]]:
             mark = _header_at(text, colon.start())
             if mark:
                 found[mark[0]] = mark
-    for pattern in (_SHOUTED, _LINE_HEADER):
-        for match in pattern.finditer(text) if "\n" in text else _first(pattern, text):
-            name = match.group(1)
-            mark = (match.start(1), match.end(), name, _KIND[name.lower()])
-            found.setdefault(match.start(1), mark)
+    for start in _line_starts(text):
+        opening = text[start : start + _OPENING].lower()
+        if opening in _OPENINGS or opening[:1] in _OPENINGS:
+            for mark in _header_line(text, start):
+                found.setdefault(mark[0], mark)
     marks = []
     reached = 0
     for start in sorted(found):
@@ -158,9 +162,24 @@ def _headers(text: str) -> list[tuple[int, int, str, str]]:
     return marks
 
 
-def _first(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    match = pattern.match(text)
-    return [match] if match else []
+def _line_starts(text: str) -> Iterator[int]:
+    start = 0
+    while True:
+        yield start
+        start = text.find("\n", start) + 1
+        if start == 0:
+            return
+
+
+def _header_line(text: str, start: int) -> Iterator[tuple[int, int, str, str]]:
+    """Headers without a colon: in capitals, or alone in their line."""
+    for pattern in (_SHOUTED, _LINE_HEADER):
+        match = pattern.match(text, start)
+        if match is None:
+            continue
+        kind = _KIND.get(match.group(1).lower())
+        if kind is not None:  # none: a letter that only `re` takes for another one's capital
+            yield match.start(1), match.end(), match.group(1), kind
 
 
 def _header_at(text: str, colon: int) -> tuple[int, int, str, str] | None:

@@ -8,9 +8,10 @@ from unix_cxr.reports.tokens import words
 _ABBREVIATIONS: Final = words(
     "dr mr mrs ms prof st vs approx e.g i.e cf fig a.m p.m no r l m.d resp dept ext pt"
 )
-_END: Final = re.compile(r"""(?<![.!?])[.!?]++["')\]]*+(?=\s)|\n++""")
+_END: Final = re.compile(r"""[.!?\n](?:(?<=\n)\n*+|(?<!\n)(?<![.!?][.!?])[.!?]*+["')\]]*+(?=\s))""")
+"""Begins with a set of characters, so that `re` skips from one candidate to the next."""
 _LAST_WORD: Final = re.compile(r"([A-Za-z][A-Za-z.]*)$")
-_LONG_WORD: Final = re.compile(r"[a-z]{7}")
+_LONGEST_ABBREVIATION: Final = max(map(len, _ABBREVIATIONS))
 _WORDY: Final = re.compile(r"\w")
 _LIST_MARK: Final = re.compile(r"^\s*(?:\(?\d{1,2}[.)](?!\d)|[-*•·])\s*")
 
@@ -34,6 +35,9 @@ def split_sentences(text: str) -> list[str]:
 
 def _append(sentences: list[str], piece: str) -> None:
     piece = piece.strip()
+    if piece[:1].isalpha():
+        sentences.append(piece)
+        return
     while piece and (mark := _LIST_MARK.match(piece)):
         piece = piece[mark.end() :]
     if _WORDY.search(piece):
@@ -44,13 +48,11 @@ def _ends(text: str, start: int, match: re.Match[str]) -> bool:
     """Whether the full stop at `match` ends a sentence."""
     stop = match.start()
     previous = text[stop - 1 : stop]
-    if _LONG_WORD.match(text, max(start, stop - 7), stop):
-        return True
     if previous.isdigit():
         return not text[start:stop].strip(" (").isdigit()
     if not previous.isalpha():
         return True
-    word = _LAST_WORD.search(text, start, stop)
+    word = _LAST_WORD.search(text, max(start, stop - _LONGEST_ABBREVIATION - 1), stop)
     return word is None or not _abbreviates(word.group(1), text[match.end() : match.end() + 4])
 
 

@@ -8,7 +8,7 @@ from unix_cxr.reports.config import CleanerConfig
 from unix_cxr.reports.decide import REMOVE, REWRITE, Decider, Decision
 from unix_cxr.reports.guard import lost_facts
 from unix_cxr.reports.intake import refusal
-from unix_cxr.reports.labeler import NEGATIVE, POSITIVE, Fact, facts, merge
+from unix_cxr.reports.labeler import NEGATIVE, POSITIVE, Fact, Statement, facts, merge
 from unix_cxr.reports.normalise import join_lines, normalise_characters, quiet_capitals
 from unix_cxr.reports.privacy import mask
 from unix_cxr.reports.records import Category, Removed, Rewritten
@@ -34,6 +34,7 @@ SECTION_CATEGORIES: Final = {
     "attestation": Category.ADMINISTRATIVE,
     "administrative": Category.ADMINISTRATIVE,
     "addendum": Category.ADMINISTRATIVE,
+    PREAMBLE: Category.FINDING,
     FINDINGS: Category.FINDING,
     IMPRESSION: Category.FINDING,
 }
@@ -184,10 +185,8 @@ def _decide(draft: Draft, decider: Decider) -> None:
             if len(sentence) > _LONGEST_SENTENCE:
                 draft.refused = f"no sentences: one of {len(sentence)} characters"
                 return
-            tokens = tokenize(sentence)
-            decision = decider(sentence, tokens)
-            found = facts(tokenize(decision.text)) if decision.action == REWRITE else facts(tokens)
-            draft.lines.append(Line(part, sentence, decision, found, addendum))
+            decision, stated = decider.decide(Statement(sentence))
+            draft.lines.append(Line(part, sentence, decision, stated.facts, addendum))
 
 
 def _agree(draft: Draft, decider: Decider) -> None:

@@ -15,6 +15,20 @@ def tokenize(sentence: str) -> list[str]:
     return _TOKEN.findall(sentence.lower())
 
 
+_LETTERS: Final = bytes(
+    code if chr(code).islower() else code + 32 if chr(code).isupper() else 32 for code in range(128)
+) + bytes([32] * 128)
+
+
+def letter_runs(text: str) -> list[str]:
+    """The runs of letters of an ASCII text, in lower case; several times faster than `re`.
+
+    >>> letter_runs("No 4.5 cm mass; T12's intact.")
+    ['no', 'cm', 'mass', 't', 's', 'intact']
+    """
+    return text.encode("ascii").translate(_LETTERS).decode("ascii").split()
+
+
 def words(text: str) -> frozenset[str]:
     """The words of a line, as data is written here.
 

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from typing import Final
 
 from unix_cxr.reports.records import Category
 from unix_cxr.reports.tokens import tokenize, words
@@ -20,7 +22,11 @@ class Action(StrEnum):
     REWRITE = "rewrite"
 
 
-@dataclass(frozen=True, slots=True)
+_TELLS_CASES_APART: Final = re.compile(r"\(\?[a-zA-OQ-Z-]|(?<!\\)(?<!\(\?)[A-Z]")
+"""In an expression: a flag, or a capital that is no class such as `\\S` and no `(?P<name>`."""
+
+
+@dataclass(frozen=True)
 class Rule:
     """One decision about one sentence.
 
@@ -31,6 +37,7 @@ class Rule:
             rewrite replaces every match and the rest of the catalogue goes on with the result.
         triggers: lower-case words of which every match holds at least one (blanks are `___`). A
             sentence without them is never searched, so this is where the speed comes from.
+        also: further sets of words, of each of which every match holds at least one.
         example: a sentence the rule changes, and what becomes of it ("" where it is removed).
         counter_example: a sentence that looks alike and must stay as it is.
         replacement: what a rewrite puts in the place of the match.
@@ -46,12 +53,32 @@ class Rule:
     action: Action = Action.REWRITE
     replacement: Replacement = " "
     presets: frozenset[str] = frozenset(("unix", "conservative"))
-    regex: re.Pattern[str] = field(init=False, repr=False, compare=False)
+    also: tuple[frozenset[str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.triggers:
             raise ValueError(f"rule {self.name!r} needs at least one trigger word")
-        odd = [word for word in self.triggers if tokenize(word) != [word]]
+        odd = [w for w in self.triggers.union(*self.also) if tokenize(w) != [w]]
         if odd:
             raise ValueError(f"triggers of rule {self.name!r} are not single words: {sorted(odd)}")
-        object.__setattr__(self, "regex", re.compile(self.pattern, re.IGNORECASE))
+        if self.lowered is None:
+            re.compile(self.pattern)
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        """The expression, without regard to case."""
+        return re.compile(self.pattern, re.IGNORECASE)
+
+    @cached_property
+    def lowered(self) -> re.Pattern[str] | None:
+        """The expression for ASCII text in lower case, which `re` searches three times as fast.
+
+        None where the expression tells capitals from small letters.
+        """
+        return None if _TELLS_CASES_APART.search(self.pattern) else re.compile(self.pattern)
+
+    def found_in(self, text: str, lowered: str | None) -> bool:
+        """Whether the rule matches; `lowered` is the text in lower case if that is ASCII."""
+        if lowered is None or self.lowered is None:
+            return self.regex.search(text) is not None
+        return self.lowered.search(lowered) is not None
