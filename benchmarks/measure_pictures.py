@@ -19,6 +19,7 @@ from unix_cxr.data.frontal import picture_problems, polarity
 from unix_cxr.data.near_duplicates import MAX_DISTANCE, near_pairs, perceptual_hash
 from unix_cxr.data.pixels import load_xray
 from unix_cxr.data.sources import open_source
+from unix_cxr.data.studies import Study
 
 Pixels = NDArray[np.float32]
 QUANTILES = (0.5, 0.95, 0.99)
@@ -77,6 +78,19 @@ def distances_of_copies(pixels: list[Pixels]) -> dict[str, dict[str, float]]:
     return found
 
 
+def copies_in_the_corpus(studies: list[Study], hashes: NDArray[np.uint8]) -> dict[str, int]:
+    """Distances of images that have one file name in two folders: copies at two sizes."""
+    first: dict[str, int] = {}
+    found = {}
+    for number, study in enumerate(studies):
+        name = study.study_id.rsplit("/", 1)[-1]
+        if name in first:
+            bits = np.bitwise_count(hashes[first[name]] ^ hashes[number]).sum()
+            found[name] = int(bits)
+        first.setdefault(name, number)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="folder with a table of X-rays")
@@ -108,6 +122,7 @@ def main() -> None:
                 "images": len(studies),
                 "pairs of two patients": pairs - same,
                 "near pairs by distance": near,
+                "copies in the corpus, by file name": copies_in_the_corpus(studies, hashes),
                 "copies": distances_of_copies([pixels[index] for index in sample]),
                 "seconds for 20,000 hashes, each with each": round(seconds, 2),
                 "wrongly suspected of exchanged polarity": sum(polarity(p) < 0 for p in pixels),
