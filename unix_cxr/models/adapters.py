@@ -379,8 +379,9 @@ def base_fingerprint(model: UniXModel) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(base_state(model).items()):
         rounded = value.detach().to(torch.bfloat16).cpu().contiguous().flatten()
+        raw: Any = rounded.view(torch.uint8).numpy()
         digest.update(f"{name} {list(value.shape)}".encode())
-        digest.update(rounded.view(torch.uint8).numpy())
+        digest.update(raw)
     return digest.hexdigest()
 
 
