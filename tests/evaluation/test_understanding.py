@@ -106,7 +106,7 @@ def test_delongs_interval_is_for_independent_samples_only():
     grouped = area_results("x", scores, positive, ids, patients, {}, Resampling(100))
     assert grouped[0].interval.method == "bootstrap by patient"
     assert alone[1].warnings[0] == f"chance is {float(positive.double().mean()):.3f}"
-    mean = mean_result("auroc/mean", [alone[0], alone[0]])
+    mean = mean_result("auroc/mean", [alone[0], alone[0]], "image")
     assert mean.value == pytest.approx(alone[0].value)
 
 
@@ -234,4 +234,4 @@ def test_labels_that_cannot_be_learned_are_left_out_or_refused():
     with pytest.raises(ValueError, match="agreement needs both classes"):
         measure_label_agreement(real, same, {}, Resampling(10))
     with pytest.raises(ValueError, match="nothing to average"):
-        mean_result("x", [])
+        mean_result("x", [], "image")

@@ -172,7 +172,12 @@ def images(
         results=found.results,
         skipped=found.skipped,
         sections=tuple(image_sections(found)),
-        settings={"real": truth.name, "drawn": drawn.name, "train": learned and learned.name},
+        settings={
+            "real": truth.name,
+            "drawn": drawn.name,
+            "train": None if learned is None else learned.name,
+            "notes": list(found.notes),
+        },
     )
     _finish(out, run, as_json=json)
 

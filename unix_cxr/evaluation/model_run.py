@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from unix_cxr.evaluation.corpus_metric import Resampling
-from unix_cxr.evaluation.gathering import process_index, wait_for_all
+from unix_cxr.evaluation.gathering import my_share, process_index, wait_for_all
 from unix_cxr.evaluation.imaging.extractors import FeatureExtractor, VisionTowerExtractor
 from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
 from unix_cxr.evaluation.imaging.suite import ImageOptions, Judges, evaluate_images
@@ -35,7 +36,8 @@ from unix_cxr.evaluation.run_folders import Run
 from unix_cxr.evaluation.text.label_scores import ReportLabeler
 from unix_cxr.evaluation.text.suite import ReportEvaluation, evaluate_report_pairs
 from unix_cxr.files import append_line
-from unix_cxr.pipelines.batch import DrawingOptions, PromptRow, draw_table
+from unix_cxr.pipelines.batch import SOLVERS, DrawingOptions
+from unix_cxr.pipelines.marking import prompt_hash, save_synthetic_png
 from unix_cxr.pipelines.pipeline import UniXPipeline
 
 PREDICTIONS: Final = "predictions.jsonl"
@@ -119,29 +121,65 @@ def measure_model(
         ),
         skipped=(*seen.skipped, *written.skipped, *absent),
         sections=tuple(sections),
-        settings={"model": pipeline.model_id, "data": data.name, "n": len(data)},
+        settings={
+            "model": pipeline.model_id,
+            "data": data.name,
+            "n": len(data),
+            "notes": list(seen.notes),
+        },
     )
 
 
 def draw_texts(
     pipeline: UniXPipeline, data: ImageSet, folder: Path, drawing: DrawingOptions
 ) -> ImageSet:
-    """One X-ray for the text of every X-ray of `data`, with its labels; each with its own seed."""
-    rows = [PromptRow(f"{number:06d}", one.text) for number, one in enumerate(data)]
-    if process_index() == 0:
-        draw_table(pipeline, rows, folder / DRAWN, replace(drawing, count=1))
-    wait_for_all()
+    """One X-ray for the text of every X-ray of `data`, with its labels; each has its own seed.
+
+    An X-ray that is there, drawn by this model from the same text, seed and settings, is kept.
+    Under several processes each draws its share.
+    """
+    pipeline.scheduler = SOLVERS[drawing.solver](pipeline.defaults.shift)
+    settings = {
+        "solver": drawing.solver,
+        "steps": drawing.steps or "default",
+        "guidance_scale": drawing.guidance_scale or "default",
+    }
     images = tuple(
-        ImageFile(
-            row.identity,
-            folder / DRAWN / f"{row.identity}-{drawing.seed}.png",
-            row.identity,
-            one.labels,
-            one.text,
-        )
-        for row, one in zip(rows, data, strict=True)
+        ImageFile(f"{row:06d}", folder / DRAWN / f"{row:06d}.png", f"{row:06d}", *_asked(one))
+        for row, one in enumerate(data)
     )
+    jobs = [
+        (image, {"seed": drawing.seed + row, "prompt_sha256": prompt_hash(image.text), **settings})
+        for row, image in enumerate(images)
+    ]
+    todo = [(image, facts) for image, facts in my_share(jobs) if not _is_drawn(image, facts)]
+    starts = range(0, len(todo), drawing.batch_size)
+    for start in tqdm(starts, desc="drawing", unit="batch", disable=None):
+        batch = todo[start : start + drawing.batch_size]
+        drawn = pipeline(
+            [image.text for image, _ in batch],
+            num_inference_steps=drawing.steps,
+            guidance_scale=drawing.guidance_scale,
+            seed=[int(str(facts["seed"])) for _, facts in batch],
+        )
+        for row, (image, facts) in enumerate(batch):
+            save_synthetic_png(drawn.images[row], Path(str(image.image)), drawn.facts(row) | facts)
+    wait_for_all()
     return ImageSet(f"{pipeline.model_id}-drawn", images, "image")
+
+
+def _asked(one: ImageFile) -> tuple[frozenset[str], str]:
+    return one.labels, one.text
+
+
+def _is_drawn(image: ImageFile, facts: dict[str, object]) -> bool:
+    """Whether the file is there and says that it was drawn so; files appear whole."""
+    path = Path(str(image.image))
+    if not path.is_file():
+        return False
+    with PILImage.open(path) as file:
+        written = json.loads(file.info.get("unix_cxr", "{}"))
+    return {name: written.get(name) for name in facts} == facts
 
 
 def write_reports(

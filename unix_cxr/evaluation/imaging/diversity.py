@@ -97,7 +97,9 @@ def memorisation_informed_fd(train: Float[Tensor, "n f"], drawn: Float[Tensor, "
 
     from unix_cxr.evaluation.imaging.frechet import AsTheyAre
 
-    metric = MemorizationInformedFrechetInceptionDistance(feature=AsTheyAre(train.shape[1]))
+    metric = MemorizationInformedFrechetInceptionDistance(
+        feature=AsTheyAre(train.shape[1]), sync_on_compute=False
+    )
     metric.set_dtype(torch.float64)
     metric.update(train.double(), real=True)
     metric.update(drawn.double(), real=False)

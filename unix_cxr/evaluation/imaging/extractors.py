@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image as PILImage
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unix_cxr.evaluation.classifier import XrayClassifier
+from unix_cxr.evaluation.contact_sheet import to_pil
 from unix_cxr.evaluation.results import MetricUnavailable
 from unix_cxr.evaluation.xrays import check_images
 
@@ -195,22 +197,20 @@ class Dinov2Extractor:
             "extractor": self.name,
             "weights": self._weights,
             "size": f"{self.crop[0]}x{self.crop[1]}",
-            "resize": f"bicubic to {self.size}, centre crop",
+            "resize": f"Pillow bicubic to {self.size} in 8 bits, centre crop",
             "features": self.width,
             "dtype": "float32",
         }
 
     def prepare(self, image: Float[Tensor, "1 h w"]) -> Float[Tensor, "3 s t"]:
-        """Shorter side to `size` in 8 bits, middle crop, normalised."""
+        """Shorter side to `size`, middle crop, normalised; in 8 bits by Pillow, as published."""
         height, width = image.shape[-2:]
         scale = self.size / min(height, width)
-        shape = (max(self.size, int(height * scale)), max(self.size, int(width * scale)))
-        large = functional.interpolate(
-            image[None], shape, mode="bicubic", antialias=True, align_corners=False
-        )
-        eight_bits = (large[0].clamp(0, 1) * 255).round() / 255
-        top, left = ((side - crop) // 2 for side, crop in zip(shape, self.crop, strict=True))
-        middle = eight_bits[:, top : top + self.crop[0], left : left + self.crop[1]]
+        across, down = (max(self.size, int(side * scale)) for side in (width, height))
+        large = to_pil(image).resize((across, down), PILImage.Resampling.BICUBIC)
+        left, top = (across - self.crop[1]) // 2, (down - self.crop[0]) // 2
+        cut = large.crop((left, top, left + self.crop[1], top + self.crop[0]))
+        middle = torch.from_numpy(np.asarray(cut, dtype=np.float32))[None] / 255
         normalised: Tensor = (middle.expand(3, -1, -1) - self.mean) / self.std
         return normalised
 

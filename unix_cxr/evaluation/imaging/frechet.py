@@ -26,7 +26,8 @@ class FrechetAccumulator:
     def __init__(self, width: int) -> None:
         from torchmetrics.image.fid import FrechetInceptionDistance
 
-        self._metric = FrechetInceptionDistance(feature=AsTheyAre(width))
+        # every process holds the features of all: torchmetrics would add them up once more
+        self._metric = FrechetInceptionDistance(feature=AsTheyAre(width), sync_on_compute=False)
         self._metric.set_dtype(torch.float64)
 
     def update(self, features: Float[Tensor, "n f"], *, real: bool) -> None:

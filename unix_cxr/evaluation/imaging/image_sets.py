@@ -38,6 +38,7 @@ class ImageFile:
         group: what the bootstrap draws whole: the patient of a real X-ray.
         labels: what it shows, or was asked to show.
         text: its report, or the prompt that it was drawn from; "" where unknown.
+        subset: the collection it comes from; "" where unknown.
     """
 
     id: str
@@ -45,6 +46,7 @@ class ImageFile:
     group: str
     labels: frozenset[str] = frozenset()
     text: str = ""
+    subset: str = ""
 
     def load(self) -> Float[Tensor, "1 h w"]:
         """Its pixels in [0, 1].
@@ -104,6 +106,18 @@ class ImageSet:
     def groups(self) -> tuple[str, ...]:
         """Of the images, in order."""
         return tuple(image.group for image in self.images)
+
+    @property
+    def mixed(self) -> str | None:
+        """A warning where the images come from several collections."""
+        subsets = sorted({image.subset for image in self.images})
+        if len(subsets) <= 1:
+            return None
+        return (
+            f"{self.name} mixes the collections {', '.join(subsets)}: which one an X-ray comes "
+            "from may tell its labels, so probes and use look better than they are; choose one "
+            "with --subset"
+        )
 
     def rows_with(self, label: str) -> list[int]:
         """Rows of the images with a label."""
@@ -191,7 +205,9 @@ def _from_studies(
         if seen[identity] > 1:
             identity = f"{identity}#{seen[identity]}"  # another film of the same examination
         text = study.findings or study.impression or _described(study)
-        images.append(ImageFile(identity, study.image, study.patient_id, study.labels, text))
+        images.append(
+            ImageFile(identity, study.image, study.patient_id, study.labels, text, study.subset)
+        )
     if not images:
         raise ValueError(f"{name} has no X-rays in split {split!r} and subsets {subsets}")
     short = Path(name).name

@@ -6,7 +6,7 @@ w columns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -305,7 +305,7 @@ def _closest(
                 query.id,
                 target.id,
                 distance,
-                float(structural_similarity_index_measure(a, b, data_range=1.0)),
+                float(cast("Tensor", structural_similarity_index_measure(a, b, data_range=1.0))),
                 distance <= threshold,
             )
         )

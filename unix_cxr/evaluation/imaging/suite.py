@@ -181,7 +181,7 @@ def evaluate_images(
         options.heavy_replicates,
     )
     found: dict[str, PrivacyReport] = {}
-    notes: list[str] = []
+    notes = [real.mixed] if real.mixed else []
     makers = _fidelity_makers(comparison, settings, options, notes)
     makers |= _training_makers(comparison, settings, judges, options, found)
     absent = _not_measured(comparison, judges)

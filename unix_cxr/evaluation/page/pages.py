@@ -18,7 +18,8 @@ from unix_cxr.evaluation.results import MetricResult, Skipped
 
 _ARROWS: Final[Mapping[bool | None, str]] = {True: "↑", False: "↓", None: ""}
 CAUTION: Final = (
-    "Numbers compare only where their signatures agree. Drawn X-rays show no person; real ones on "
+    "Numbers compare only where their signatures agree; those marked “own” have no published "
+    "counterpart. Drawn X-rays show no person; real ones on "
     "this page do, so keep it where their data may be."
 )
 

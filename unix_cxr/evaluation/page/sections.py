@@ -147,9 +147,11 @@ def _finding_sections(results: Sequence[MetricResult]) -> list[Section]:
     if areas:
         about = (
             "Probes on frozen features: label_agreement learned from real X-rays and looks at "
-            "drawn ones; use learned from real, drawn or both and is tested on real ones."
+            "drawn ones; use learned from real, drawn or both and is tested on real ones. "
+            "metrics.json has the AUPRC too."
         )
-        sections.append(Section("Labels and use", about, result_rows(areas)))
+        shown = [one for one in areas if one.name.startswith("auroc/")]
+        sections.append(Section("Labels and use", about, result_rows(shown)))
     if by_finding:
         coverage = [one for one in by_finding if one.name.startswith("coverage/")]
         charts = (bars_of("Coverage of each finding", coverage),) if coverage else ()

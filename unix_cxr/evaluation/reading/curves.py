@@ -79,7 +79,7 @@ def area_results(
         independent = len(set(groups)) == len(groups)
         if which == "auroc" and independent and min(share, 1 - share) * len(ids) > 1:
             interval, note = delong([scores], positive).interval(), None
-        chance = 0.5 if which == "auroc" else share
+        chance = [] if which == "auroc" else [f"chance is {share:.3f}"]
         results.append(
             MetricResult(
                 name=f"{which}/{name}",
@@ -90,15 +90,15 @@ def area_results(
                 signature=signature({"metric": f"{which}/{name}", **facts}),
                 comparable=False,
                 higher_is_better=True,
-                warnings=(f"chance is {chance:.3f}", *([note] if note else [])),
+                warnings=(*chance, *([note] if note else [])),
                 replicates=replicates,
             )
         )
     return results
 
 
-def mean_result(name: str, results: Sequence[MetricResult]) -> MetricResult:
-    """The mean of one number over labels, with the interval of the mean's replicates.
+def mean_result(name: str, results: Sequence[MetricResult], unit: str) -> MetricResult:
+    """The mean of one number over labels, with the interval of the mean's replicates by `unit`.
 
     Raises:
         ValueError: there are no results.
@@ -110,7 +110,7 @@ def mean_result(name: str, results: Sequence[MetricResult]) -> MetricResult:
     interval, replicates = None, None
     if len(drawn) == len(results):
         replicates = torch.stack(drawn).mean(dim=0)
-        interval, _ = interval_of(value, replicates, "group")
+        interval, _ = interval_of(value, replicates, unit)
     first = results[0]
     return replace(
         first,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unix_cxr.data.findings_text import STATEMENTS
 from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.imaging.extractors import FeatureExtractor
 from unix_cxr.evaluation.imaging.features import Extraction, extract
@@ -20,6 +21,7 @@ from unix_cxr.evaluation.reading.curves import area_results, mean_result
 from unix_cxr.evaluation.reading.probe import fit_probe, label_table, learnable
 from unix_cxr.evaluation.results import MetricResult
 from unix_cxr.functional.images import resize_and_pad
+from unix_cxr.vocabulary import NO_FINDING
 
 if TYPE_CHECKING:
     from unix_cxr.pipelines.pipeline import UniXPipeline
@@ -151,7 +153,7 @@ def measure_probes(
         if ratio == 0:
             results += found
         means = [
-            mean_result(f"{which}/probe/masked_{ratio:g}", _of(found, which))
+            mean_result(f"{which}/probe/masked_{ratio:g}", _of(found, which), resampling.unit)
             for which in ("auroc", "auprc")
         ]
         results += means
@@ -175,9 +177,24 @@ class Statements:
             raise ValueError("zero-shot classification needs a statement for each side")
 
 
+_PNEUMONIA: Final = ("Pneumonia", "Bacterial Pneumonia", "Viral Pneumonia")
+
+
 def usual_statements(label: str) -> Statements:
-    """`Pneumonia.` against `No pneumonia.`."""
-    spoken = label.replace("_", " ")
+    """The wordings that our models learned where there are such, else `Edema.` and `No edema.`.
+
+    The finer kinds of pneumonia stand against its denial, other known labels against `No finding.`
+
+    >>> usual_statements("Lung Lesion")
+    Statements(present=('Lung lesion.',), absent=('No lung lesion.',))
+    """
+    if label == "Normal":
+        pneumonia = tuple(words for name in _PNEUMONIA for words in STATEMENTS[name])
+        return Statements(tuple(STATEMENTS[label]), pneumonia)
+    if label in STATEMENTS and label != NO_FINDING:
+        other = "Normal" if label in _PNEUMONIA else NO_FINDING
+        return Statements(tuple(STATEMENTS[label]), tuple(STATEMENTS[other]))
+    spoken = label.replace("_", " ").capitalize()
     return Statements((f"{spoken}.",), (f"No {spoken.lower()}.",))
 
 

@@ -62,7 +62,7 @@ def measure_use(
                 resampling,
             )
         areas = [result for result in found if result.name.startswith("auroc/")]
-        results += [*found, mean_result(f"auroc/use/{source}", areas)]
+        results += [*found, mean_result(f"auroc/use/{source}", areas, resampling.unit)]
     return results
 
 
@@ -104,4 +104,4 @@ def measure_label_agreement(
             resampling,
         )
     areas = [result for result in results if result.name.startswith("auroc/")]
-    return [*results, mean_result("auroc/label_agreement", areas)]
+    return [*results, mean_result("auroc/label_agreement", areas, resampling.unit)]

@@ -3,6 +3,7 @@
 Axes: n reports, s statistics per report.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -201,7 +202,8 @@ def _label_results(
             measured = replace(metric, facts={**metric.facts, **facts}).measure(
                 statistics, pairs.ids, pairs.groups, pairs.resampling, notes
             )
-            results.append(measured)
+            if not math.isnan(measured.value):  # none of its findings is on either side
+                results.append(measured)
     return results
 
 
