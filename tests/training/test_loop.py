@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from unix_cxr.training import checkpoints as checkpoints_module
-from unix_cxr.training.batches import batch_indices, generator_of
+from unix_cxr.training.batches import BatchOrder, batch_indices, generator_of
 from unix_cxr.training.checkpoints import checkpoints, load_checkpoint
 from unix_cxr.training.loop import Trainer, learning_rate_factor
 
@@ -377,6 +377,24 @@ def test_every_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
         assert sorted(epoch.tolist()) == list(range(10))
     assert not torch.equal(chosen[:10], chosen[10:])
     assert not torch.equal(batch_indices(10, 10, 0, seed=0), batch_indices(10, 10, 0, seed=1))
+
+
+def test_batches_of_similar_length_still_see_every_sample_once() -> None:
+    lengths = torch.randint(5, 60, (103,), generator=generator_of(4))
+    plain = BatchOrder(103, 8, seed=0)
+    bucketed = BatchOrder(103, 8, seed=0, lengths=lengths, window=6)
+    chosen = torch.cat([bucketed.batch(step) for step in range(39)])
+    for epoch in chosen[:309].split(103):
+        assert sorted(epoch.tolist()) == list(range(103))
+    assert not torch.equal(chosen[:103], chosen[103:206])
+
+    def padding(order: BatchOrder) -> int:
+        found = [lengths[order.batch(step)] for step in range(12)]
+        return sum(int((batch.max() - batch).sum()) for batch in found)
+
+    assert padding(bucketed) < 0.4 * padding(plain)
+    fresh = BatchOrder(103, 8, seed=0, lengths=lengths, window=6)
+    assert torch.equal(fresh.batch(30), bucketed.batch(30))
 
 
 def test_generators_differ_by_any_number() -> None:

@@ -107,15 +107,67 @@ def generator_of(seed: int, *numbers: int) -> torch.Generator:
 
 def batch_indices(samples: int, batch_size: int, step: int, seed: int) -> Int[Tensor, " b"]:
     """Which samples step `step` sees: epoch after epoch, each in an order of its own."""
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    orders: dict[int, Tensor] = {}
-    chosen = []
-    for position in positions:
-        epoch, place = divmod(position, samples)
-        if epoch not in orders:
-            orders[epoch] = torch.randperm(samples, generator=generator_of(seed, epoch))
-        chosen.append(orders[epoch][place])
-    return torch.stack(chosen)
+    return BatchOrder(samples, batch_size, seed).batch(step)
+
+
+class BatchOrder:
+    """Which samples every step sees: epoch after epoch, each in an order of its own.
+
+    With lengths, batches of similar length are made: a window of some batches is sorted by length
+    and cut into batches, which are shuffled again. Every epoch still sees every sample once, and a
+    step's batch is still a function of its number.
+
+    Args:
+        samples: how many there are.
+        batch_size: samples per step.
+        seed: of the orders.
+        lengths: of the samples' texts, in tokens; None keeps no account of them.
+        window: batches that are sorted together; 1 sorts none.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        seed: int,
+        lengths: Int[Tensor, " s"] | None = None,
+        window: int = 1,
+    ) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.lengths = lengths
+        self.window = window
+        self._orders: dict[int, Int[Tensor, " s"]] = {}
+
+    def batch(self, step: int) -> Int[Tensor, " b"]:
+        """Samples of a step."""
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        places = [divmod(position, self.samples) for position in positions]
+        return torch.stack([self._order(epoch)[place] for epoch, place in places])
+
+    def _order(self, epoch: int) -> Int[Tensor, " s"]:
+        if epoch not in self._orders:
+            for old in [key for key in self._orders if key < epoch - 1]:
+                del self._orders[old]
+            generator = generator_of(self.seed, epoch)
+            order = torch.randperm(self.samples, generator=generator)
+            if self.lengths is not None and self.window > 1:
+                order = self._bucketed(order, self.lengths, generator)
+            self._orders[epoch] = order
+        return self._orders[epoch]
+
+    def _bucketed(
+        self, order: Int[Tensor, " s"], lengths: Int[Tensor, " s"], generator: torch.Generator
+    ) -> Int[Tensor, " s"]:
+        sorted_windows = [
+            part[lengths[part].argsort(stable=True)]
+            for part in order.split(self.batch_size * self.window)
+        ]
+        batches = torch.cat(sorted_windows).split(self.batch_size)
+        whole = batches[:-1] if len(batches[-1]) < self.batch_size else batches
+        shuffled = torch.randperm(len(whole), generator=generator).tolist()
+        return torch.cat([*(whole[index] for index in shuffled), *batches[len(whole) :]])
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from unix_cxr.models.context import Text
 from unix_cxr.models.fingerprint import fingerprint
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
-from unix_cxr.training.batches import CaptionedLatentBatch, batch_indices, generator_of
+from unix_cxr.training.batches import CaptionedLatentBatch, generator_of
 from unix_cxr.training.images import ImageStore, PreparedStore
 from unix_cxr.training.losses import LossTerm
 from unix_cxr.training.settings import GenerationObjectiveSettings
+from unix_cxr.training.understanding import text_order
 
 
 class GenerationObjective(nn.Module):
@@ -70,9 +71,10 @@ class CaptionedLatentSource:
         batch_size: studies per batch.
         augmentation: strength; see `random_affine`.
         seed: of everything that is drawn.
+        length_window: see `BatchOrder`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that a batch depends on
         self,
         train: ImageStore,
         dev: ImageStore,
@@ -83,6 +85,7 @@ class CaptionedLatentSource:
         batch_size: int,
         augmentation: float,
         seed: int,
+        length_window: int = 1,
     ) -> None:
         self.train = train
         self.dev = dev
@@ -91,12 +94,13 @@ class CaptionedLatentSource:
         self.settings = settings
         self.batch_size = batch_size
         self.seed = seed
+        self.order = text_order(train, processor, batch_size, seed, length_window)
         self.moments = _moments(train, vae, settings, augmentation, seed)
         self.dev_moments = posterior_moments(vae, dev, 0.0, generator_of(seed, 4))
 
     def batch(self, step: int) -> CaptionedLatentBatch:
         """The studies of that step with everything that is drawn for it."""
-        chosen = batch_indices(len(self.train), self.batch_size, step, self.seed)
+        chosen = self.order.batch(step)
         generator = generator_of(self.seed, step, 5)
         copies = torch.randint(self.settings.augmented_copies, chosen.shape, generator=generator)
         words = random.Random(int(torch.randint(2**62, (), generator=generator)))

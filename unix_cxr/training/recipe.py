@@ -224,6 +224,7 @@ class RecipeRun(Networks):
             batch_size=stage.batch_size,
             augmentation=stage.augmentation,
             seed=self.recipe.seed,
+            length_window=stage.length_window,
         )
         losses = self._trainer(UnderstandingObjective(self.model), source, stage, began).run()
         self._keep(stage, {"model": self.model, "processor": self.processor})
@@ -242,6 +243,7 @@ class RecipeRun(Networks):
             batch_size=stage.batch_size,
             augmentation=stage.augmentation,
             seed=self.recipe.seed,
+            length_window=stage.length_window,
         )
         objective = GenerationObjective(self.model, settings.understanding_gradient)
         losses = self._trainer(objective, source, stage, began).run()

@@ -144,6 +144,8 @@ class StageSettings(_Strict):
         on_spike: "skip" takes no step with a spike's batch, "stop" ends the run before it.
         precision: "float32", or "bfloat16" autocast over float32 weights.
         augmentation: strength of the image augmentation; 0 is none, 1 the usual.
+        length_window: batches that are sorted by the length of their texts and cut anew, so that
+            little is padded; 1 sorts none.
         workers: processes that make batches; 0 makes them in the training process.
         log_every: steps between lines of the log.
         validate_every: steps between passes over the dev split.
@@ -170,6 +172,7 @@ class StageSettings(_Strict):
     on_spike: Literal["skip", "stop"] = "skip"
     precision: Literal["float32", "bfloat16"]
     augmentation: Annotated[float, Field(ge=0, le=2)]
+    length_window: Annotated[int, Field(ge=1)] = 1
     workers: Annotated[int, Field(ge=0)] = 0
     log_every: Annotated[int, Field(ge=1)] = 20
     validate_every: Annotated[int, Field(ge=1)] = 500

@@ -14,7 +14,7 @@ from unix_cxr.defaults import IGNORED_LABEL
 from unix_cxr.functional.images import random_affine
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
-from unix_cxr.training.batches import ReportBatch, batch_indices, generator_of
+from unix_cxr.training.batches import BatchOrder, ReportBatch, generator_of
 from unix_cxr.training.images import ImageStore
 from unix_cxr.training.losses import LossTerm
 
@@ -65,6 +65,7 @@ class ReportSource:
         batch_size: studies per batch.
         augmentation: strength; see `random_affine`.
         seed: of the order, the wording and the augmentation.
+        length_window: see `BatchOrder`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class ReportSource:
         batch_size: int,
         augmentation: float,
         seed: int,
+        length_window: int = 1,
     ) -> None:
         self.train = train
         self.dev = dev
@@ -83,10 +85,11 @@ class ReportSource:
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
+        self.order = text_order(train, processor, batch_size, seed, length_window)
 
     def batch(self, step: int) -> ReportBatch:
         """The studies of that step, worded and augmented as that step does."""
-        chosen = batch_indices(len(self.train), self.batch_size, step, self.seed)
+        chosen = self.order.batch(step)
         generator = generator_of(self.seed, step, 2)
         words = random.Random(int(torch.randint(2**62, (), generator=generator)))
         texts = self.train.texts(chosen, words)
@@ -110,3 +113,18 @@ class ReportSource:
             pixel_values=self.processor.normalise(images),
             labels=inputs.labels,
         )
+
+
+def text_order(
+    store: ImageStore, processor: UniXProcessor, batch_size: int, seed: int, window: int
+) -> BatchOrder:
+    """The order of a store's studies, by the lengths of their texts where a window is given."""
+    if window == 1:
+        return BatchOrder(len(store), batch_size, seed)
+    words = random.Random(seed)
+    lengths = [
+        len(processor.text_ids(text))
+        for part in torch.arange(len(store)).split(256)
+        for text in store.texts(part, words)
+    ]
+    return BatchOrder(len(store), batch_size, seed, torch.tensor(lengths), window)
