@@ -254,6 +254,7 @@ def npy_of_shape(shape: str, dtype: str = "|u1") -> bytes:
         (npy_of_shape("(7000, 9000)"), r"its header needs 63,000,000 bytes, 2,000 follow"),
         (npy_of_shape("(-5, -5)"), r"bytes has -5x-5 pixels"),
         (npy_of_shape("(__import__('os'), 2)"), r"bytes is a corrupt NumPy file"),
+        (npy_of_shape("(20, 20), )"), r"bytes is a corrupt NumPy file"),
         (npy_of_shape("(20, 20)", "<i8"), r"array of int64 has no known scale"),
         (b"\x93NUMPY\x09\x00" + bytes(200), r"bytes has version \(9, 0\) of the NumPy format"),
     ],

@@ -4,6 +4,7 @@ import io
 import math
 import warnings
 from dataclasses import replace
+from tokenize import TokenError
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,18 @@ _LUMINANCE: Final = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow weighs red,
 _GREY_AXES: Final = 2
 _COLOUR_AXES: Final = 3
 _FULL_SCALES: Final = {"uint8": 255, "uint16": 65535, "bool": 1}
+_BROKEN: Final = (
+    AttributeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    TokenError,
+)
+"""What NumPy raises while it reads a header that is Python's own notation."""
+
 _READERS: Final = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -75,7 +88,7 @@ def _header(file: io.BytesIO, name: str) -> tuple[tuple[int, ...], np.dtype[np.g
             shape, _, dtype = _READERS[version](file)
     except KeyError as error:
         raise ValueError(f"{name} has version {error} of the NumPy format, not (1, 0)") from error
-    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{name} is a corrupt NumPy file: {error}") from error
     return shape, dtype
 

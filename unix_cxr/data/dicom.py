@@ -4,7 +4,6 @@ pydicom comes with the extra `dicom`. Nothing of a patient's elements is read fr
 """
 
 import io
-import struct
 import zlib
 from typing import Any, Final
 
@@ -145,7 +144,7 @@ def _decode(header: Header, rows: int, columns: int) -> tuple[NDArray[np.unsigne
         raise ValueError(f"{name} has no PixelData; it holds no picture of whole numbers")
     with explaining(f"{name}: TransferSyntaxUID cannot be read"):
         syntax = getattr(getattr(header.dataset, "file_meta", None), "TransferSyntaxUID", None)
-    if syntax is None:
+    if not hasattr(syntax, "is_encapsulated"):  # absent, or several
         raise ValueError(
             f"{name} does not say its transfer syntax; set dataset.file_meta.TransferSyntaxUID"
         )
@@ -209,7 +208,7 @@ def _check_deflated(data: bytes, name: str, max_pixels: int) -> None:
         if _DEFLATED in data[:1024]:
             raise ValueError(f"{name} is deflated DICOM without the length of its header")
         return
-    (length,) = struct.unpack_from("<I", data, _META_START + 8)
+    length = int.from_bytes(data[_META_START + 8 : _META_START + _META_HEAD], "little")
     start = _META_START + _META_HEAD + length
     if _DEFLATED not in data[:start]:
         return
