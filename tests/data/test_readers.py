@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -396,7 +397,9 @@ def test_datasets_are_streamed_with_the_bytes_as_stored(
 
 def test_unknown_layouts_kinds_and_options_are_told(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"is unknown; these can be read:\n(?s:.*)  mimic: mimic-cxr-2"):
+    with pytest.raises(
+        ValueError, match=r"is unknown; these can be read:\n(?s:.*)  mimic: mimic-cxr-2"
+    ):
         open_source(tmp_path)
     with pytest.raises(ValueError, match=r"kind \('mimik'\) is unknown; these can be read"):
         open_source(tmp_path, kind="mimik")
@@ -453,3 +456,24 @@ def test_the_real_table() -> None:
     assert {study.view for study in studies} == {"AP", "PA", "LATERAL"}
     assert source.problems == []
     assert load_xray(studies[0].image).pixels.max() <= 1
+
+
+def test_memory_does_not_grow_with_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = []
+    for count in (300, 3_000):
+        root = tmp_path / str(count)
+        root.mkdir()
+        rows = [f"{number}.png,p{number},Edema|Mass,{'text ' * 20}" for number in range(count)]
+        text = "\n".join(["image,patient_id,labels,findings", *rows])
+        (root / "metadata.csv").write_text(text, encoding="utf-8")
+        source = open_source(root)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "is_file", lambda _path: True)
+            tracemalloc.start()
+            assert sum(1 for _ in source) == count
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    # the larger table has 350 kB of text
+    assert peaks[1] < peaks[0] + 60_000
