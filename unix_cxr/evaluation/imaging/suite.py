@@ -29,12 +29,14 @@ from unix_cxr.evaluation.imaging.fidelity import (
 )
 from unix_cxr.evaluation.imaging.frechet import FrechetCurve, frechet_curve
 from unix_cxr.evaluation.imaging.image_sets import ImageSet, refuse_overlap
+from unix_cxr.evaluation.imaging.looks import measure_looks
 from unix_cxr.evaluation.imaging.memorised import (
     PairScorer,
     PrivacyReport,
     PrivacySettings,
     measure_privacy,
 )
+from unix_cxr.evaluation.imaging.phantom_control import about_phantoms, measure_phantom_control
 from unix_cxr.evaluation.neighbours import nearest_distances
 from unix_cxr.evaluation.plugins import Metric, OnMissing, installed_metrics, measure_all
 from unix_cxr.evaluation.protocols import STRICT, Protocol
@@ -219,7 +221,13 @@ def _fidelity_makers(
     makers: dict[str, Maker] = {
         "fidelity": lambda: measure_fidelity(real, drawn, settings),
         "ms_ssim": lambda: _ms_ssim(comparison, options),
+        "looks": lambda: measure_looks(
+            comparison.real, comparison.drawn, options.resampling, options.privacy.search
+        ),
     }
+    if about_phantoms(comparison.drawn):
+        by_image = replace(options.resampling, unit=comparison.drawn.unit)
+        makers["oracle"] = lambda: measure_phantom_control(comparison.drawn, by_image)
     if options.per_finding or options.protocol.per_finding:
 
         def by_label() -> list[MetricResult]:

@@ -103,6 +103,9 @@ _GROUPS: Final = (
      "X-rays like real ones? FD grows when samples are few: read it with its curve."),
     ("Variety", ("vendi", "vendi_real", "ms_ssim", "ms_ssim_real"), "Are drawn X-rays as "
      "different from each other as real ones are? Compare each with its _real."),
+    ("Looks", ("sharpness", "tone", "repeated"), "What networks look past: shares within the "
+     "central range of real X-rays, and drawn X-rays that repeat each other."),
+    ("Control", ("oracle",), "Phantoms read by an oracle: is there what the text states?"),
     ("Privacy", ("near_train", "nearest_ratio", "nearest_ratio_real"), "How many drawn X-rays "
      "come nearer to the training X-rays than unseen real ones do?"),
     ("Alignment", ("alignment",), "Does a drawn X-ray fit its own text better than another?"),
