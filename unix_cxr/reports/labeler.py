@@ -189,12 +189,15 @@ def _label(found: list[Fact]) -> Label:
 
 
 def _mentions(tokens: Sequence[str]) -> list[_Mention]:
-    found = []
+    found: list[_Mention] = []
+    known = PHRASES.keys() & tokens
+    if not known:
+        return found
     skip_to = 0
     for i, token in enumerate(tokens):
-        candidates = PHRASES.get(token)
-        if candidates is None or i < skip_to:
+        if token not in known or i < skip_to:
             continue
+        candidates = PHRASES[token]
         for phrase, labels in candidates:
             end = i + len(phrase)
             if len(phrase) > 1 and tuple(tokens[i:end]) != phrase:
@@ -218,8 +221,13 @@ def _judge(
     scope: tuple[list[int], "_Cues"],
 ) -> list[Fact]:
     ends, cue = scope
-    start = max((e + 1 for e in ends if e < mention.start), default=0)
-    stop = min((e for e in ends if e >= mention.end), default=len(tokens))
+    start, stop = 0, len(tokens)
+    for end in ends:
+        if end < mention.start:
+            start = end + 1
+        elif end >= mention.end:
+            stop = end
+            break
     before = " ".join(tokens[start : mention.start])
     after = "".join([" " + token for token in tokens[mention.end : stop]])
     whole = before
@@ -282,10 +290,12 @@ def _denied_before(before: str, after: str) -> bool:
 def _attributes(
     tokens: Sequence[str], mention: _Mention, mentions: list[_Mention], clause: tuple[int, int]
 ) -> tuple[frozenset[str], str | None]:
-    left = max((m.end for m in mentions if m.end <= mention.start), default=0)
-    left = max(left, clause[0])
-    right = min((m.start for m in mentions if m.start >= mention.end), default=len(tokens))
-    right = min(right, clause[1])
+    left, right = clause
+    for other in mentions:
+        if left < other.end <= mention.start:
+            left = other.end
+        elif mention.end <= other.start < right:
+            right = other.start
     window = list(tokens[left : mention.start])
     if "," in window:
         window = window[len(window) - window[::-1].index(",") :]

@@ -3,8 +3,10 @@
 import re
 from typing import Final
 
-_SPACES: Final = re.compile(r"\s{2,}")
-_SPACE_BEFORE: Final = re.compile(r"\s+(?=[,.;:)])")
+from unix_cxr.reports.tokens import words
+
+_SPACES: Final = re.compile(r"\s\s+")
+_SPACE_BEFORE: Final = re.compile(r"\s\s*(?=[,.;:)])")
 _EMPTY_PARENS: Final = re.compile(r"\(\s*[,;.]?\s*\)")
 _COMMAS: Final = re.compile(r",(?:\s*,)+")
 _COMMA_STOP: Final = re.compile(r"[,;:]\s*(?=[.;]|$)")
@@ -18,7 +20,17 @@ _DANGLING: Final = re.compile(
     r"due to|is|are|has|have|also|not|significantly|substantially))+(?=\s*[.,;]?$)",
     re.IGNORECASE,
 )
-_A_VOWEL: Final = re.compile(r"\b([Aa])n? (?=(\w))")
+_LAST_WORDS: Final = words(
+    "and but or with which that in of at on from since than to as the a an by for is are has have "
+    "also not significantly substantially"
+)
+"""The last words of what `_DANGLING` cuts."""
+_ARTICLE: Final = re.compile(r"\ban? (?=[a-z])", re.IGNORECASE)
+_REPEATED: Final = re.compile(
+    r"\b(?:(is|are|the|a|an|in place|in|of|with|present) \1\b|(?:and|or|but),? |"
+    r"(?:is|are|was|were),? (?:and|but|or)\b)"
+)
+"""In lower case: what `_TWICE`, `_AND_STOP` or `_IS_AND` may act on."""
 _CLOSED: Final = re.compile(r"[.!?][\"')\]]*$")
 _AND_COMMA: Final = re.compile(r"\b(and|or|but),\s+", re.IGNORECASE)
 _COMMA_AND_STOP: Final = re.compile(r"\b(and|but|or) (?=and\b|but\b|or\b)", re.IGNORECASE)
@@ -35,18 +47,23 @@ def tidy(sentence: str) -> str:
     >>> tidy(" , there is a opacity , and .")
     'There is an opacity.'
     """
-    text = _EMPTY_PARENS.sub(" ", sentence)
+    text = _EMPTY_PARENS.sub(" ", sentence) if "(" in sentence else sentence
     text = _SPACES.sub(" ", text.strip())
     text = _SPACE_BEFORE.sub("", text)
     text = _COMMAS.sub(",", text)
-    text = _LEADING.sub("", text)
-    text = _TWICE.sub(r"\1", text)
-    text = _COMMA_AND_STOP.sub("", text)
-    text = _IS_AND.sub(r"\1 ", text)
-    text = _DANGLING.sub("", text)
+    if leading := _LEADING.match(text):
+        text = text[leading.end() :]
+    if not text.isascii() or _REPEATED.search(text.lower()):
+        text = _TWICE.sub(r"\1", text)
+        text = _COMMA_AND_STOP.sub("", text)
+        text = _IS_AND.sub(r"\1 ", text)
+    ending = text.rstrip(" \t\n.,;").rsplit(None, 1)[-1:]
+    if not text.isascii() or not _LAST_WORDS.isdisjoint(word.lower() for word in ending):
+        text = _DANGLING.sub("", text)
     text = _COMMA_STOP.sub("", text)
-    text = _THERE_IS_THE.sub(r"\1 ", text)
-    text = re.sub(r"\ban? (?=[a-z])", _article, text, flags=re.IGNORECASE)
+    if text.startswith("There "):
+        text = _THERE_IS_THE.sub(r"\1 ", text)
+    text = _ARTICLE.sub(_article, text)
     return finish(text.strip(" ,;:-"))
 
 
@@ -57,6 +74,8 @@ def finish(sentence: str) -> str:
     first = sentence[0]
     if "a" <= first <= "z":
         sentence = first.upper() + sentence[1:]
+    if sentence[-1] in ".!?":
+        return sentence
     return sentence if _CLOSED.search(sentence) else sentence + "."
 
 

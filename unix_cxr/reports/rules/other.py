@@ -134,6 +134,7 @@ RECOMMENDATION: Final = (
             "Left upper lobe nodule.",
         ),
         "Opacity may be followed into the left hilum.",
+        also=(words("should could can may would might need needs will must"),),
     ),
     Rule(
         "recommendation.setting",
@@ -176,8 +177,8 @@ RECOMMENDATION: Final = (
             "suggested advisable warranted requested indicated needed necessary required suggest "
             "consider advise correlate obtain repeat follow attention continued further withdraw "
             "advance retract reposition clinical clinically correlation correlated helpful useful "
-            "obtained performed reasonable considered of beneficial repeated if followup "
-            "evaluation evaluate "
+            "obtained performed reasonable considered may might could would can beneficial "
+            "repeated if followup evaluation evaluate "
             "evaluated correlating correlates followed"
         ),
         ("Consider CT for further evaluation.", ""),

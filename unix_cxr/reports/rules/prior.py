@@ -286,6 +286,13 @@ PRIOR: Final = (
             "Left lower lobe consolidation.",
         ),
         "The right lung is smaller than the left.",
+        also=(
+            words("than to from since as"),
+            words(
+                "more less worse better larger smaller greater higher lower similar unchanged "
+                "stable increased decreased improved new worsened"
+            ),
+        ),
     ),
     Rule(
         "prior.since",
@@ -353,6 +360,13 @@ PRIOR: Final = (
         ("The ct of ___ is known.", ""),
         "The study of the chest is normal.",
         Action.REMOVE,
+        also=(
+            words(
+                "study studies exam exams examination examinations radiograph radiographs "
+                "radiography film films image images imaging x xray xrays ct cts scan scans view "
+                "views report reports cxr comparison"
+            ),
+        ),
     ),
     Rule(
         "prior.mentioned",

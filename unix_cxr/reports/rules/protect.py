@@ -121,7 +121,7 @@ PROTECTED: Final[tuple[tuple[str, str, str], ...]] = (
 
 _SHIELD: Final = "\x02"
 _COMPILED: Final = tuple(
-    (re.compile(pattern, re.IGNORECASE), example) for _, pattern, example in PROTECTED
+    (re.compile(pattern), re.compile(pattern, re.IGNORECASE)) for _, pattern, _ in PROTECTED
 )
 PROTECTED_WORDS: Final = words(
     "prior previous increased decreased increase decrease persistent persisting change "
@@ -132,8 +132,11 @@ PROTECTED_WORDS: Final = words(
 
 def shield(sentence: str) -> str:
     """Break the protected words so that no rule sees them; `unshield` makes them whole."""
-    for regex, _ in _COMPILED:
-        sentence = regex.sub(_shield_word, sentence)
+    lowered = sentence.lower() if sentence.isascii() else None
+    for in_lower_case, regex in _COMPILED:
+        if lowered is None or in_lower_case.search(lowered):
+            sentence = regex.sub(_shield_word, sentence)
+            lowered = lowered and sentence.lower()
     return sentence
 
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from unix_cxr.reports.records import Category
-from unix_cxr.reports.rules.base import Action, Rule
+from unix_cxr.reports.rules.base import Action, Rule, words
 
 _BLANK: Final = frozenset(("___",))
 
@@ -18,6 +18,7 @@ RESIDUE: Final = (
         replacement=lambda m: (
             f"{m.group('word')} {'angles' if m.group('verb') == 'are' else 'angle'}"
         ),
+        also=(words("costophrenic cardiophrenic"),),
     ),
     Rule(
         "residue.x-ray",
@@ -27,6 +28,7 @@ RESIDUE: Final = (
         ("Negative chest x-___.", "Negative chest x-ray."),
         "Negative chest x-ray.",
         replacement="x-ray",
+        also=(words("x"),),
     ),
     Rule(
         "residue.no-blank-of",
@@ -36,6 +38,7 @@ RESIDUE: Final = (
         ("No ___ of active disease.", "No active disease."),
         "No evidence of active disease.",
         replacement=lambda m: f"{m.group('no')} ",
+        also=(words("no without"),),
     ),
     Rule(
         "residue.measure",
@@ -48,6 +51,7 @@ RESIDUE: Final = (
         _BLANK,
         ("Right hilar mass measuring approximately ___ cm.", "Right hilar mass."),
         "Right hilar mass measuring 4 cm.",
+        also=(words("measures measure measuring measured approximately about up roughly"),),
     ),
     Rule(
         "residue.number",
@@ -57,6 +61,7 @@ RESIDUE: Final = (
         _BLANK,
         ("Tip ___ cm above the carina.", "Tip."),
         "Tip 4 cm above the carina.",
+        also=(words("mm cm centimeter centimeters millimeter millimeters"),),
     ),
     Rule(
         "residue.date",

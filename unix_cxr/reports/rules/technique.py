@@ -63,6 +63,10 @@ TECHNIQUE: Final = (
             "A small effusion blunts the posterior sulcus.",
         ),
         "A mass on the lateral chest wall is seen.",
+        also=(
+            words("on in by"),
+            words("lateral frontal pa ap current portable today's present lordotic oblique supine"),
+        ),
     ),
     Rule(
         "technique.image-number",
