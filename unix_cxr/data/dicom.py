@@ -144,7 +144,7 @@ def _decode(header: Header, rows: int, columns: int) -> tuple[NDArray[np.unsigne
         raise ValueError(f"{name} has no PixelData; it holds no picture of whole numbers")
     with explaining(f"{name}: TransferSyntaxUID cannot be read"):
         syntax = getattr(getattr(header.dataset, "file_meta", None), "TransferSyntaxUID", None)
-    if not hasattr(syntax, "is_encapsulated"):  # absent, or several
+    if not hasattr(syntax, "name"):  # absent, or several
         raise ValueError(
             f"{name} does not say its transfer syntax; set dataset.file_meta.TransferSyntaxUID"
         )
