@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unix_cxr.data.dicom_writing import write_dicom
 from unix_cxr.data.frontal import (
     FrontalStudies,
     Unknown,
@@ -119,3 +120,19 @@ def test_polarity_on_real_xrays() -> None:
     missed = sum(polarity(1 - one) >= 0 for one in pixels)
     assert wrongly <= 10
     assert missed <= 10
+
+
+def test_the_tags_of_a_dicom_file_are_believed_where_the_source_is_silent(tmp_path: Path) -> None:
+    studies = []
+    for view in ("PA", "LATERAL", ""):
+        path = tmp_path / f"{view}.dcm"
+        write_dicom(path, chest(), view=view)
+        studies.append(Study(image=path, patient_id="p", study_id=view or "untold"))
+    negative = tmp_path / "negative.dcm"
+    write_dicom(negative, 1 - chest(), view="AP")
+    # the source's own word goes first
+    studies.append(Study(image=negative, patient_id="p", study_id="AP"))
+    studies.append(Study(image=negative, patient_id="p", study_id="told", view="LATERAL"))
+    source = FrontalStudies(Listed(*studies), unknown="look")
+    assert [study.study_id for study in source] == ["PA", "untold", "AP"]
+    assert source.left_out == {"lateral": 2}

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from unix_cxr.data.pixels import Source, load_xray
+from unix_cxr.data.pixels import Source, XRay, load_xray
 from unix_cxr.data.readers.base import RowProblem, StudySource
 from unix_cxr.data.studies import Study
 
@@ -50,11 +50,17 @@ _APEX_ROWS: Final = slice(16, 36)
 _APEX_LEFT, _APEX_RIGHT = slice(12, 24), slice(40, 52)
 
 
-def stated_view(study: Study) -> View:
-    """Frontal, lateral or unknown, by what the source states."""
-    if study.view in {"AP", "PA"}:
+def stated_view(study: Study, xray: XRay | None = None) -> View:
+    """Frontal, lateral or unknown: by what the source states, then by the tags of the file.
+
+    Args:
+        study: its source's word goes first.
+        xray: the image as it was read; a DICOM file may state a view.
+    """
+    view = study.view or ("" if xray is None else xray.view)
+    if view in {"AP", "PA"}:
         return "frontal"
-    return "lateral" if study.view == "LATERAL" else "unknown"
+    return "lateral" if view == "LATERAL" else "unknown"
 
 
 def polarity(pixels: Float[NDArray[np.float32], "h w"]) -> float:
@@ -111,9 +117,9 @@ class FrontalStudies:
 
     Args:
         source: any source of studies.
-        unknown: studies whose view is not stated are left out ("drop"), kept where a look at the
-            picture finds no problem ("look"; the image is read for that), or kept ("keep").
-            A look does not find laterals.
+        unknown: studies whose view is not stated are left out ("drop"), or kept ("keep"), or the
+            image is read ("look"): the view in a DICOM file's tags is believed, and without one
+            the study is kept where the picture has no problem. A look does not find laterals.
     """
 
     def __init__(self, source: StudySource, *, unknown: Unknown = "drop") -> None:
@@ -147,9 +153,12 @@ class FrontalStudies:
             return ""
         if self._unknown == "drop":
             return "unknown view"
+        xray = load_xray(study.image)
+        if stated_view(study, xray) != "unknown":
+            return "" if stated_view(study, xray) == "frontal" else "lateral"
         if is_coloured(study.image):
             return COLOURED
-        problems = picture_problems(load_xray(study.image).pixels)
+        problems = picture_problems(xray.pixels)
         return problems[0] if problems else ""
 
 

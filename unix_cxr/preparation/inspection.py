@@ -26,7 +26,7 @@ from unix_cxr.data.frontal import (
     stated_view,
 )
 from unix_cxr.data.near_duplicates import HASH_BYTES, near_groups, perceptual_hash
-from unix_cxr.data.pixels import load_xray
+from unix_cxr.data.pixels import XRay, load_xray
 from unix_cxr.data.readers.base import StudySource
 from unix_cxr.data.readers.stated import key_of
 from unix_cxr.data.splits import LeakCheck
@@ -252,10 +252,12 @@ class _Look:
             self._draws = sorted(self._draws)[:_SAMPLES]
         self._add_facts(number, study)
         try:
-            pixels = load_xray(study.image).pixels
+            xray = load_xray(study.image)
         except (ValueError, OSError, ImportError) as error:
             self.problems["unreadable"].add(f"{study.study_id}: {error}")
             return
+        pixels = xray.pixels
+        self._add_view(number, study, xray)
         self.pictures.add(study, pixels)
         self._hashed.append(number)
         self._hashes += perceptual_hash(pixels).tobytes()
@@ -264,11 +266,6 @@ class _Look:
             self.problems[name].add(study.study_id, number)
 
     def _add_facts(self, number: int, study: Study) -> None:
-        view = stated_view(study)
-        if view == "lateral":
-            self.problems["lateral"].add(study.study_id, number)
-        elif view == "unknown":
-            self.problems["no view"].add(study.study_id, number)
         if not study.split:
             self.problems["no split"].add(study.study_id)
         if isinstance(study.image, str | Path):
@@ -276,6 +273,13 @@ class _Look:
             if key in self._paths:
                 self.problems["named twice"].add(str(study.image), number)
             self._paths.add(key)
+
+    def _add_view(self, number: int, study: Study, xray: XRay) -> None:
+        view = stated_view(study, xray)
+        if view == "lateral":
+            self.problems["lateral"].add(study.study_id, number)
+        elif view == "unknown":
+            self.problems["no view"].add(study.study_id, number)
 
     def leaks(self) -> Problem:
         problem = Problem(
