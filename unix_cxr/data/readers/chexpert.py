@@ -19,7 +19,7 @@ from unix_cxr.data.readers.tables import csv_rows, open_text
 from unix_cxr.data.studies import Study, view_named
 from unix_cxr.vocabulary import FINDINGS
 
-_TABLES: Final = {"train.csv": "train", "valid.csv": "dev", "test.csv": "test"}
+_TABLES: Final = {"train.csv": "train", "valid.csv": "dev"}
 _COLUMNS: Final = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
 _PATIENT: Final = re.compile(r"(?P<patient>patient\d+)/(?P<study>study\d+)/")
 _PREFIX: Final = "CheXpert-v1.0"
@@ -27,10 +27,10 @@ _UNKNOWN_AGE: Final = "0"
 
 
 class ChexpertReader(Reader):
-    """Reads train.csv and then valid.csv (and test.csv), row by row.
+    """Reads train.csv and then valid.csv, row by row.
 
     1 is present, 0 absent, -1 uncertain, blank not mentioned. `valid` is "dev", the part to choose
-    on. Age 0 is CheXpert's unknown.
+    on. Age 0 is CheXpert's unknown. The test part, released later and elsewhere, is not read.
 
     Args:
         path: the folder that holds train.csv and train/, usually CheXpert-v1.0 or
@@ -52,9 +52,7 @@ class ChexpertReader(Reader):
     def rows(self) -> Iterator[Row]:
         """The rows of the tables, with the split of each."""
         for table in self._tables:
-            # the test part has labels of fewer findings and no sex, age or view
-            required = ("Path",) if table.name == "test.csv" else (*_COLUMNS, *FINDINGS)
-            for row in csv_rows(table, required):
+            for row in csv_rows(table, (*_COLUMNS, *FINDINGS)):
                 values = {**row.values, "split": _TABLES[table.name]}
                 yield Row(row.file, row.line, values, row.problem)
 
@@ -63,17 +61,17 @@ class ChexpertReader(Reader):
         values = row.values
         patient, study = patient_and_study(values["Path"])
         stated = stated_in(values, FINDINGS)
-        age = age_named(values.get("Age"))
+        age = age_named(values["Age"])
         return Study(
             image=self._find(values["Path"]),
             patient_id=patient,
             study_id=study,
             split=values["split"],
-            view=chexpert_view(values.get("Frontal/Lateral", ""), values.get("AP/PA", "")),
+            view=chexpert_view(values["Frontal/Lateral"], values["AP/PA"]),
             labels=stated.present,
             negative=stated.absent,
             uncertain=stated.uncertain,
-            sex=sex_named(values.get("Sex", "")),
+            sex=sex_named(values["Sex"]),
             age="" if age == _UNKNOWN_AGE else age,
             source="chexpert",
         )
@@ -111,7 +109,7 @@ def _recognises(path: Path) -> bool:
         table = path / name
         if table.is_file():
             with open_text(table) as file:
-                if file.readline().startswith(("Path,Sex,Age,Frontal/Lateral", "Path,Enlarged")):
+                if file.readline().startswith("Path,Sex,Age,Frontal/Lateral"):
                     return True
     return False
 
