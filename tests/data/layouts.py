@@ -287,12 +287,19 @@ def folder(root: Path, suffix: str = ".csv", rows: Sequence[dict[str, Any]] = FO
     return root
 
 
-def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_parquet(
+    path: Path, rows: Sequence[Mapping[str, Any]], features: Mapping[str, Any] | None = None
+) -> Path:
+    """A parquet file, with the features that `datasets` writes into its schema."""
     import pyarrow as pa
     from pyarrow import parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pa.Table.from_pylist(list(rows)), path)
+    table = pa.Table.from_pylist(list(rows))
+    if features is not None:
+        noted = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": noted})
+    parquet.write_table(table, path)
     return path
 
 
@@ -309,8 +316,13 @@ def hugging_face(root: Path) -> Path:
          "findings": f"Text {number}.", "labels": ["Edema"] if number else []}
         for number in range(3)
     ]  # fmt: skip
-    write_parquet(root / "data/train-00000-of-00001.parquet", rows[:2])
-    write_parquet(root / "data/validation-00000-of-00001.parquet", rows[2:])
+    text = {"dtype": "string", "_type": "Value"}
+    features = {
+        "image": {"_type": "Image"}, "patient_id": text, "findings": text,
+        "labels": {"feature": text, "_type": "List"},
+    }  # fmt: skip
+    write_parquet(root / "data/train-00000-of-00001.parquet", rows[:2], features)
+    write_parquet(root / "data/validation-00000-of-00001.parquet", rows[2:], features)
     return root
 
 
