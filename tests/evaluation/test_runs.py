@@ -298,6 +298,9 @@ def test_what_was_measured_differently_is_not_compared(report_runs):
     assert found["bleu_1"].difference is None
     assert found["bleu_1"].reason == "measured differently: tokenizer 13a and intl"
     assert found["chrf"].difference is not None
+    path.write_text(re.sub("against:[0-9a-f]+", "against:0", text), encoding="utf-8")
+    other = {one.name: one for one in compare_runs(*report_runs)}
+    assert "measured differently: against" in other["chrf"].reason
 
 
 def test_runs_without_common_metrics_are_refused(report_runs, evaluation, tmp_path):

@@ -1,7 +1,7 @@
 """A model measured whole: it draws, it writes, it is probed, and all lands on one page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -172,14 +172,14 @@ def _asked(one: ImageFile) -> tuple[frozenset[str], str]:
     return one.labels, one.text
 
 
-def _is_drawn(image: ImageFile, facts: dict[str, object]) -> bool:
+def _is_drawn(image: ImageFile, facts: Mapping[str, object]) -> bool:
     """Whether the file is there and says that it was drawn so; files appear whole."""
     path = Path(str(image.image))
     if not path.is_file():
         return False
     with PILImage.open(path) as file:
         written = json.loads(file.info.get("unix_cxr", "{}"))
-    return {name: written.get(name) for name in facts} == facts
+    return {name: written.get(name) for name in facts} == dict(facts)
 
 
 def write_reports(

@@ -3,6 +3,7 @@
 Axes: n samples, r replicates, s statistics per sample.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -152,6 +153,11 @@ def signature(facts: Mapping[str, object]) -> str:
             raise ValueError(f"{part!r} cannot stand in a signature; leave out '|' and line breaks")
         parts.append(part)
     return "|".join(parts)
+
+
+def content_mark(parts: Sequence[str]) -> str:
+    """Eight digits that stand for texts or ids, so that a signature says what was held against."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
 def by_name(results: Sequence[MetricResult]) -> dict[str, MetricResult]:

@@ -43,7 +43,13 @@ from unix_cxr.evaluation.protocols import STRICT, Protocol
 from unix_cxr.evaluation.reading.alignment import ImageTextScorer, measure_alignment
 from unix_cxr.evaluation.reading.probe import learnable
 from unix_cxr.evaluation.reading.use import measure_label_agreement, measure_use
-from unix_cxr.evaluation.results import MetricResult, Skipped, by_name, signature
+from unix_cxr.evaluation.results import (
+    MetricResult,
+    Skipped,
+    by_name,
+    content_mark,
+    signature,
+)
 
 Maker = Callable[[], Sequence[MetricResult]]
 
@@ -173,7 +179,12 @@ def evaluate_images(
         for role, one in sets.items()
     }
     comparison = ImageComparison(
-        real, drawn, train, features, dict(judges.extractor.facts()), options.resampling
+        real,
+        drawn,
+        train,
+        features,
+        {**judges.extractor.facts(), "against": content_mark(real.ids)},
+        options.resampling,
     )
     settings = FidelitySettings(
         options.protocol,

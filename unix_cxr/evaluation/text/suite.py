@@ -22,7 +22,7 @@ from unix_cxr.evaluation.plugins import (
     measure_all,
 )
 from unix_cxr.evaluation.protocols import STRICT, Protocol
-from unix_cxr.evaluation.results import MetricResult, Skipped, by_name
+from unix_cxr.evaluation.results import MetricResult, Skipped, by_name, content_mark
 from unix_cxr.evaluation.text.label_scores import (
     ReportLabeler,
     RuleLabeler,
@@ -145,7 +145,11 @@ def _overlap(
         raise ValueError(f"all {len(empty)} predictions are empty; nothing is left to measure")
     counted = _counted(statistics, pairs, rows)
     handling = "skipped" if protocol.skip_empty else "zero"
-    facts = {"protocol": protocol.name, "empty": handling}
+    facts = {
+        "protocol": protocol.name,
+        "empty": handling,
+        "against": content_mark(pairs.references),
+    }
     return [
         replace(metric, facts={**metric.facts, **facts}).measure(
             counted,
@@ -185,6 +189,7 @@ def _label_results(
         "protocol": protocol.name,
         "characters": protocol.label_characters or "all",
         "empty": "states nothing",
+        "against": content_mark(pairs.references),
     }
     for uncertain in get_args(UncertainAs):
         true, predicted = (present(side, uncertain) for side in states)
