@@ -21,7 +21,7 @@ from unix_cxr.data.phantom.description import (
     Zone,
 )
 from unix_cxr.data.phantom.oracle import (
-    SMALL_FILM_KINDS,
+    RELIABLE_KINDS,
     MeasuredFinding,
     measure,
     measure_batch,
@@ -46,9 +46,9 @@ __all__ = [
     "EXTENTS",
     "KINDS",
     "LABELS",
+    "RELIABLE_KINDS",
     "SIDED",
     "SIDES",
-    "SMALL_FILM_KINDS",
     "ZONED",
     "ZONES",
     "Anatomy",

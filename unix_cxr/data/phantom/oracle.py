@@ -46,8 +46,17 @@ _CELLS: Final = 8
 _BATCH: Final = 32
 _FILM_AXES: Final = 2
 
-SMALL_FILM_KINDS: Final[tuple[Kind, ...]] = KINDS
-"""Kinds that the oracle reads to its aim at 64 pixels too."""
+RELIABLE_KINDS: Final[tuple[Kind, ...]] = (
+    "effusion",
+    "consolidation",
+    "atelectasis",
+    "edema",
+    "tube",
+    "line",
+    "pacemaker",
+)
+"""Kinds that the oracle reads with a balanced accuracy of .98 at 64 and at 128 pixels; the others
+reach .93 to .98."""
 
 
 @dataclass(frozen=True)
