@@ -208,6 +208,8 @@ def inject(model: UniXModel, config: "LoraConfig", name: str, *, seed: int = 0) 
         # several adapters are meant
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
         inject_adapter_in_model(config, model, name)
+    for part in (*_layers(model).values(), *_saved_modules(model).values()):
+        part.train(model.training)  # what is new would drop out in a model that does not train
     # transformers then saves adapters, not wrapped weights under names that no loader knows
     model._hf_peft_config_loaded = True  # noqa: SLF001 - as its own `add_adapter` does
 
