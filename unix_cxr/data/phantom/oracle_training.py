@@ -210,6 +210,11 @@ def _choose_thresholds(network: OracleNetwork, settings: OracleTraining) -> None
             kept = batch if start // settings.batch % 2 else perturbed(batch, generator)
             scores.append(presence(*both_sides(network, kept)))
     score, there = torch.cat(scores), truth.present.amax(-1) > 0
+    absent = [kind for kind, seen in zip(KINDS, there.any(0).tolist(), strict=True) if not seen]
+    if absent:
+        raise ValueError(
+            f"calibration ({settings.calibration}) has no phantom with {absent}; use more"
+        )
     for column in range(len(KINDS)):
         network.threshold[column] = _best_threshold(score[:, column], there[:, column])
 
