@@ -1,6 +1,8 @@
-"""Reports per second and peak memory of the report cleaner, and where the time goes.
+r"""Reports per second and peak memory of the report cleaner, and where the time goes.
 
     python benchmarks/bench_cleaning.py --openi NLMCXR_reports.tgz --rows 10000 --workers 1 2
+    python benchmarks/bench_cleaning.py --openi NLMCXR_reports.tgz --rows 1000000 --workers 2 \
+        --append
 
 The corpus is the 3,955 Open-i reports again and again, each time with another id and perturbed text
 (numbers drawn anew, sides exchanged at random, a sentence made of the row's number added), so that
@@ -91,7 +93,7 @@ def timed_run(source: Path, workers: int) -> dict[str, Any]:
         processor = sum(after[:4]) - sum(before[:4])
         memory.done.set()
         memory.join()
-        result = {
+        result: dict[str, Any] = {
             "rows": statistics.reports,
             "workers": workers,
             "seconds": round(seconds, 2),
@@ -185,10 +187,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cleaning.json"))
+    parser.add_argument("--append", action="store_true", help="add the runs to those in --out")
+    parser.add_argument("--scratch", type=Path, help="where the corpora go, about 1 KB per row")
     options = parser.parse_args()
+    known = json.loads(options.out.read_text()) if options.append else None
     texts = [row.text for row in read_rows(options.openi) if row.text]
-    runs = []
-    with tempfile.TemporaryDirectory() as folder:
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         for rows in options.rows:
             source = Path(folder) / f"corpus{rows}.jsonl"
             write_corpus(texts, rows, source)
@@ -202,6 +207,11 @@ def main() -> None:
         "runs": runs,
         "microseconds_per_report": where_the_time_goes(texts),
     }
+    if known is not None:
+        for run in runs:
+            run["environment"] = result["environment"]
+        known["runs"] += runs
+        result = known
     write_text(options.out, json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["microseconds_per_report"]))
 

@@ -221,3 +221,15 @@ def test_status_and_reasons():
         Status.CLEAN,
         Status.QUARANTINED,
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A.\nF\u0131nd\u0131ngs\nClear lungs.",  # `re` takes them for capitals
+        "Clear.\nHi\u017ftory\nCough.",
+        "Two screws. EXAMINATION: Left knee.",  # text before a header of another body part
+    ],
+)
+def test_odd_headers_raise_nothing(text):
+    assert ReportCleaner().clean(text).status in {Status.CLEAN, Status.EMPTY}

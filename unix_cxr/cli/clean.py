@@ -177,7 +177,7 @@ def _clean(
     for reason, count in statistics.reasons.most_common(8):
         typer.echo(f"  {count:,} {reason}")
     if statistics.guarded:
-        typer.echo(f"  {statistics.guarded.total():,} sentences left as they were by the guard")
+        typer.echo(f"  {statistics.guarded.total():,} objections of the guard (cut less or not)")
     typer.echo("wrote " + ", ".join(str(path) for path in written))
 
 

@@ -27,6 +27,7 @@ _CHANGE = (
 DENIED_BEFORE: Final = re.compile(
     rf"\b(?:no|without|neither|nor|never|lack of|lacks|absence of|absent|denies|"
     rf"negative for|free of|clear of|devoid of|cleared of|rather than|instead of)\b(?! {_CHANGE})"
+    r"(?! (?:\w+ ){0,2}(?:comparisons?|priors)\b)"
     r"(?! longer\b)(?! way to\b)"
     rf"|\bnot\b(?! {_CHANGE})(?! (?:\w+ ){{0,2}}(?:exclude|excluding|excluded|ruled? out|"
     r"resolved|only|significantly|clear of)\b)"
@@ -66,7 +67,8 @@ DOUBTED_BEFORE: Final = re.compile(
 DOUBTED_AFTER: Final = re.compile(
     rf"^(?: \S+){{0,8}}? (?:{_NOT_CERTAIN_AFTER}|(?:is|are|remains?|also|would be)"
     r"(?: \w+){0,2} (?:possible|questioned|considered|a consideration|considerations?|suspected|"
-    r"of concern|in the differential|a possibility)|suspected|versus|vs|questioned|questionable)\b"
+    r"of concern|in the differential|a possibility)|suspected|versus|vs|questioned|"
+    r"questionable(?! \w))\b"
 )
 """After the mention: the finding is uncertain."""
 

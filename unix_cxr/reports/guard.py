@@ -26,7 +26,7 @@ _NEGATION: Final = re.compile(
     r"\b(?:no|not|without|nor|never|neither|cannot|absent|absence)\b"
     r"(?! (?:\w+ ){0,5}?(?:changed?|changes|differen\w+|longer|worsening|improvement|increase|"
     r"decrease)\b)"
-    r"(?! contrast\b)",
+    r"(?! contrast\b)(?! (?:\w+ ){0,2}?(?:comparisons?|priors)\b)",
     re.IGNORECASE,
 )
 _DENYING: Final = words("no not without nor never neither cannot absent absence")

@@ -93,7 +93,7 @@ _LIST_BREAK: Final = re.compile(
     r"moderate|severe|stable|unchanged|persistent|with|there|lungs?|heart|right|left|bilateral|multiple|new)\b"
     r"| with (?:a |an )?(?:small|large|moderate|mild|trace|bilateral|right|left|minimal)\b"
 )
-_LIST_CLOSES: Final = re.compile(r"\b(?:or|nor)\b")
+_LIST_CLOSES: Final = re.compile(r"\b(?:or|nor)\b|/")
 
 
 class Statement:

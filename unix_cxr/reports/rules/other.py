@@ -253,6 +253,16 @@ HISTORY: Final = (
 
 ADMINISTRATIVE: Final = (
     Rule(
+        "administrative.as-above",
+        Category.ADMINISTRATIVE,
+        r",? ?\(?\bas (?:discussed|described|detailed|noted|mentioned|stated|outlined) "
+        r"(?:above|below)\)?",
+        words("above below"),
+        ("Chronic findings of emphysema as discussed below.", "Chronic findings of emphysema."),
+        "The tip lies below the carina.",
+        also=(words("discussed described detailed noted mentioned stated outlined"),),
+    ),
+    Rule(
         "administrative.signature",
         Category.ADMINISTRATIVE,
         r"\b(?:(?:electronically|digitally) (?:signed|approved|verified)|dictated|transcribed|"

@@ -57,6 +57,19 @@ def _there_is_no(match: re.Match[str]) -> str:
 
 PRIOR: Final = (
     Rule(
+        "prior.without-comparison",
+        Category.PRIOR,
+        r"^(?:without|in the absence of|given (?:the )?(?:lack|absence) of|lacking) (?:any )?"
+        r"(?:prior|previous|older|available|comparison|priors|comparisons)\b[^,;.]{0,60}, ",
+        words("prior previous older available comparison priors comparisons"),
+        (
+            "Without comparisons, this may represent pneumonia.",
+            "This may represent pneumonia.",
+        ),
+        "Without effusion, the left base is clear.",
+        also=(words("without absence lack lacking"),),
+    ),
+    Rule(
         "prior.none-available",
         Category.PRIOR,
         r"\b(?:no|without|not)\b.{0,40}\b(?:prior|previous|comparison|old|earlier)s?\b.{0,60}"
