@@ -29,7 +29,7 @@ OPTIONS = ImageOptions(
     resampling=Resampling(40),
     extraction=Extraction(16, progress=False),
     heavy_replicates=4,
-    pairs=20,
+    pairs=8,
 )
 
 
@@ -77,8 +77,8 @@ def swapped(images):
 
 @pytest.fixture(scope="module")
 def measured(pipeline):
-    train = open_images(DATA, split="train", subsets=["kermany224"]).first(140)
-    dev = open_images(DATA, split="dev", subsets=["kermany224"]).first(160)
+    train = open_images(DATA, split="train", subsets=["kermany224"]).first(90)
+    dev = open_images(DATA, split="dev", subsets=["kermany224"]).first(100)
     real, unseen = halves(dev)
     judges = Judges(VisionTowerExtractor(pipeline), metrics=[])
     drawn = {
@@ -139,7 +139,7 @@ def test_copies_move_privacy_while_distances_look_well(measured):
 
 
 def test_shuffled_captions_move_alignment(pipeline):
-    images = open_images(DATA, split="dev").first(120)
+    images = open_images(DATA, split="dev").first(80)
     scorer, resampling = LikelihoodScorer(pipeline), Resampling(40)
     order = np.random.default_rng(0).permutation(len(images))
     shuffled = ImageSet(

@@ -71,6 +71,7 @@ def reports(
 ) -> None:
     """Measure written reports against true ones: words, findings, plug-ins."""
     from unix_cxr.evaluation.corpus_metric import Resampling
+    from unix_cxr.evaluation.gathering import working_together
     from unix_cxr.evaluation.page.sections import report_sections
     from unix_cxr.evaluation.plugins import installed_metrics
     from unix_cxr.evaluation.protocols import protocol_named
@@ -85,23 +86,28 @@ def reports(
         read_reports(prediction, id_column, prediction_column),
         Resampling(replicates, seed),
     )
-    found = evaluate_report_pairs(
-        pairs,
-        protocol=protocol_named(protocol),
-        labeler=_labeler(chexbert, chexbert_tokenizer),
-        metrics=[*installed_metrics("reports"), *map(RadEvalMetric, radeval or [])],
-        on_missing=_on_missing(on_missing),
-    )
-    run = Run(
-        kind="reports",
-        title=f"Reports: {prediction.name} against {reference.name}",
-        protocol=found.protocol,
-        results=found.results,
-        skipped=found.skipped,
-        sections=tuple(report_sections(found)),
-        settings={"reference": reference.name, "prediction": prediction.name, "n": len(pairs.ids)},
-    )
-    _finish(out, run, as_json=json)
+    with working_together():
+        found = evaluate_report_pairs(
+            pairs,
+            protocol=protocol_named(protocol),
+            labeler=_labeler(chexbert, chexbert_tokenizer),
+            metrics=[*installed_metrics("reports"), *map(RadEvalMetric, radeval or [])],
+            on_missing=_on_missing(on_missing),
+        )
+        run = Run(
+            kind="reports",
+            title=f"Reports: {prediction.name} against {reference.name}",
+            protocol=found.protocol,
+            results=found.results,
+            skipped=found.skipped,
+            sections=tuple(report_sections(found)),
+            settings={
+                "reference": reference.name,
+                "prediction": prediction.name,
+                "n": len(pairs.ids),
+            },
+        )
+        _finish(out, run, as_json=json)
 
 
 @evaluate_app.command()
@@ -143,6 +149,7 @@ def images(
     SRC is a folder of images, a folder with metadata.csv or manifest.jsonl, or KIND:PATH.
     """
     from unix_cxr.evaluation.corpus_metric import Resampling
+    from unix_cxr.evaluation.gathering import working_together
     from unix_cxr.evaluation.imaging.image_sets import open_images
     from unix_cxr.evaluation.imaging.suite import Judges, evaluate_images
     from unix_cxr.evaluation.page.sections import image_sections
@@ -164,22 +171,23 @@ def images(
     if train is not None:
         learned = open_images(train, split=train_split, subsets=subset).first(limit, seed)
     judges = Judges(_extractor(extractor, device), _scorer(scorer, device))
-    found = evaluate_images(truth, drawn, judges, train=learned, options=options)
-    run = Run(
-        kind="images",
-        title=f"Drawn X-rays: {drawn.name} against {truth.name}",
-        protocol=found.protocol,
-        results=found.results,
-        skipped=found.skipped,
-        sections=tuple(image_sections(found)),
-        settings={
-            "real": truth.name,
-            "drawn": drawn.name,
-            "train": None if learned is None else learned.name,
-            "notes": list(found.notes),
-        },
-    )
-    _finish(out, run, as_json=json)
+    with working_together():
+        found = evaluate_images(truth, drawn, judges, train=learned, options=options)
+        run = Run(
+            kind="images",
+            title=f"Drawn X-rays: {drawn.name} against {truth.name}",
+            protocol=found.protocol,
+            results=found.results,
+            skipped=found.skipped,
+            sections=tuple(image_sections(found)),
+            settings={
+                "real": truth.name,
+                "drawn": drawn.name,
+                "train": None if learned is None else learned.name,
+                "notes": list(found.notes),
+            },
+        )
+        _finish(out, run, as_json=json)
 
 
 @evaluate_app.command()
@@ -214,6 +222,7 @@ def model(
 ) -> None:
     """Draw for every text, write for every X-ray, probe the features: one page for a model."""
     from unix_cxr.evaluation.corpus_metric import Resampling
+    from unix_cxr.evaluation.gathering import working_together
     from unix_cxr.evaluation.imaging.image_sets import open_images
     from unix_cxr.evaluation.model_run import ModelOptions, measure_model
     from unix_cxr.evaluation.run_folders import require_parquet
@@ -242,7 +251,8 @@ def model(
         extractor=None if extractor is None else _extractor(extractor, device),
         labeler=_labeler(chexbert, chexbert_tokenizer),
     )
-    _finish(out, measure_model(pipeline, truth, out, options, learned), as_json=json)
+    with working_together():
+        _finish(out, measure_model(pipeline, truth, out, options, learned), as_json=json)
 
 
 def compare(

@@ -3,14 +3,37 @@
 Axes: n samples, s values per sample.
 """
 
-from collections.abc import Sequence
-from typing import TypeVar
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final, TypeVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
 Item = TypeVar("Item")
+
+_PATIENCE: Final = timedelta(days=2)
+"""One process may write reports for long while the others wait."""
+
+
+@contextmanager
+def working_together() -> Iterator[None]:
+    """Join the processes that `torchrun` started, for the time of the block.
+
+    Without `torchrun`, or where the processes are joined already, nothing happens.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) <= 1
+    if alone or torch.distributed.is_initialized():
+        yield
+        return
+    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def process_count() -> int:

@@ -17,7 +17,7 @@ from unix_cxr import __version__
 _FORBIDDEN: Final = ("|", "\n")
 
 
-class MetricUnavailable(ImportError):  # noqa: N818 - it says why a number is absent
+class MetricUnavailable(ValueError):  # noqa: N818 - it says why a number is absent
     """A metric needs a package or weights that are not here; the message is the exact remedy.
 
     Args:

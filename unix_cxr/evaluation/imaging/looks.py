@@ -23,6 +23,10 @@ from unix_cxr.evaluation.xrays import group_numbers
 SIDE: Final = 128
 INNER_SHARE: Final = 0.98
 NEAR_SHARE: Final = 0.01
+AT_MOST: Final = 1000
+"""X-rays of each set among which repetitions are looked for."""
+
+_BATCH: Final = 256
 
 
 def measure_looks(
@@ -38,21 +42,30 @@ def measure_looks(
 
     Returns:
         `sharpness/middle` (structures 4 to 8 pixels wide at 128), `sharpness/fine` (2 to 4),
-        `tone`, and `repeated`: share whose nearest other drawn X-ray is as near as the nearest 1 %
-        of real X-rays of two groups are.
+        `tone`, and of at most 1,000 X-rays `repeated`: share whose nearest other drawn X-ray is as
+        near as the nearest 1 % of real X-rays of two groups are.
     """
-    true, made = load_squares(real, SIDE), load_squares(drawn, SIDE)
-    looks = {
-        "sharpness/middle": (detail(true)[:, :1], detail(made)[:, :1]),
-        "sharpness/fine": (detail(true)[:, 1:], detail(made)[:, 1:]),
-        "tone": (tone(true), tone(made)),
-    }
-    values = {name: _inside(*both) for name, both in looks.items()}
-    limit = weighted_quantile(
-        _nearest_other(real, true, search), NEAR_SHARE, torch.ones(1, len(real))
-    )
-    values["repeated"] = (_nearest_other(drawn, made, search) <= limit).double()
-    return _results(values, drawn, resampling)
+    true, made = _looks(real), _looks(drawn)
+    columns = {"sharpness/middle": [0], "sharpness/fine": [1], "tone": [2, 3]}
+    shares = {name: _inside(true[:, own], made[:, own]) for name, own in columns.items()}
+    few, some = (images.first(AT_MOST, resampling.seed) for images in (real, drawn))
+    distances = _nearest_other(few, search)
+    limit = weighted_quantile(distances, NEAR_SHARE, torch.ones(1, len(few)))
+    repeated = (_nearest_other(some, search) <= limit).double()
+    return [
+        *_results(shares, drawn, resampling),
+        *_results({"repeated": repeated}, some, resampling),
+    ]
+
+
+def _looks(images: ImageSet) -> Float[Tensor, "n 4"]:
+    """Sharpness and exposure, a batch of pixels at a time."""
+    parts = []
+    for start in range(0, len(images), _BATCH):
+        batch = images.take(range(start, min(start + _BATCH, len(images))))
+        squares = load_squares(batch, SIDE)
+        parts.append(torch.cat([detail(squares), tone(squares)], dim=1))
+    return torch.cat(parts)
 
 
 def _results(
@@ -78,10 +91,9 @@ def _inside(real: Float[Tensor, "n v"], drawn: Float[Tensor, "m v"]) -> Float[Te
     return inside.double()
 
 
-def _nearest_other(
-    images: ImageSet, squares: Float[Tensor, "n 1 h w"], search: CopySearch | None
-) -> Float[Tensor, " n"]:
+def _nearest_other(images: ImageSet, search: CopySearch | None) -> Float[Tensor, " n"]:
     """Distance by pixels to the nearest X-ray of another group."""
+    squares = load_squares(images, SIDE)
     groups = group_numbers(images.groups)
     finder = CopyFinder(squares, search)
     return finder.nearest(squares, groups[:, None] == groups).distances

@@ -29,6 +29,7 @@ SIDE: Final = 96
 """X-rays are compared as squares of this side; the search looks at smaller ones yet."""
 
 _BLOCK: Final = 4096
+_QUERIES: Final = 512
 _CHUNK: Final = 1024
 _TINY: Final = 1e-12
 
@@ -137,23 +138,25 @@ class NearestPixels(NamedTuple):
 def nearest_by_pixels(
     queries: ImageSet, targets: ImageSet, search: CopySearch | None = None
 ) -> NearestPixels:
-    """Nearest target up to shift, mirror, turn, zoom and contrast; targets go through in blocks."""
-    squares = load_squares(queries)
-    best: NearestPixels | None = None
+    """Nearest target up to shift, mirror, turn, zoom and contrast.
+
+    4096 targets are searched at a time, by 512 queries at a time: memory does not grow with either.
+    """
+    distances = torch.full((len(queries),), torch.inf)
+    rows = torch.zeros(len(queries), dtype=torch.long)
     for start in range(0, len(targets), _BLOCK):
-        block = targets.take(range(start, min(start + _BLOCK, len(targets))))
-        found = CopyFinder(load_squares(block), search).nearest(squares)
-        if best is None:
-            best = NearestPixels(found.distances, found.rows + start)
-            continue
-        nearer = found.distances < best.distances
-        best = NearestPixels(
-            torch.where(nearer, found.distances, best.distances),
-            torch.where(nearer, found.rows + start, best.rows),
-        )
-    if best is None:
-        raise ValueError(f"{targets.name} holds no X-rays")
-    return best
+        finder = CopyFinder(load_squares(_part(targets, start, _BLOCK)), search)
+        for first in range(0, len(queries), _QUERIES):
+            found = finder.nearest(load_squares(_part(queries, first, _QUERIES)))
+            mine = slice(first, first + len(found.rows))
+            nearer = found.distances < distances[mine]
+            distances[mine] = torch.where(nearer, found.distances, distances[mine])
+            rows[mine] = torch.where(nearer, found.rows + start, rows[mine])
+    return NearestPixels(distances, rows)
+
+
+def _part(images: ImageSet, start: int, count: int) -> ImageSet:
+    return images.take(range(start, min(start + count, len(images))))
 
 
 def load_squares(images: ImageSet, side: int = SIDE) -> Float[Tensor, "n 1 h w"]:
