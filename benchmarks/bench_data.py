@@ -8,6 +8,10 @@ thread. The bare decoder (Pillow; pydicom with its own choice of decoder) yields
 "scaled" is what anybody has to do after it to get float32 grey values (a division for pictures;
 pydicom's modality LUT and window for DICOM). Times are of the processor.
 
+Prepared: batches of shuffled rows from prepared shards, beside Pillow decoding the same PNG bytes
+from memory; the peak of memory of a process that reads 1,000 and one that reads 100,000 studies;
+seconds until a `DataLoader` gives its first batch.
+
 A run replaces the sections that it measures in the JSON file and leaves the others.
 """
 
@@ -19,6 +23,8 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -181,8 +187,131 @@ def measure_decoding(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+SIDE = 224
+"""Pixels of the prepared images: those of small foundation models' towers."""
+
+READER = """
+import resource, sys, time
+import torch
+from unix_cxr.data.prepared import PreparedStudies
+from unix_cxr.training.batches import BatchOrder
+read = PreparedStudies(sys.argv[1])
+order = BatchOrder(len(read), 32, seed=0)
+read.images(order.batch(0).tolist())
+before = time.process_time()
+for step in range(1, int(sys.argv[2])):
+    read.images(order.batch(step).tolist())
+seconds = time.process_time() - before
+print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def write_prepared(folder: Path, rows: int) -> list[bytes]:
+    """A prepared folder of many rows that share few pictures; returns the pictures."""
+    from unix_cxr.data.prepared import Manifest
+    from unix_cxr.preparation.shards import describe_shard, writing_shard
+
+    with Image.open(io.BytesIO(pictures()[0].data)) as film:
+        films = [film.rotate(angle).resize((SIDE, SIDE)) for angle in range(8)]
+    images = []
+    for picture in films:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", compress_level=1)
+        images.append(buffer.getvalue())
+    folder.mkdir(parents=True)
+    shards = []
+    for number, first in enumerate(range(0, rows, 1024)):
+        name = f"shard-{number:05d}.parquet"
+        with writing_shard(folder, name, []) as writer:
+            for start in range(first, min(first + 1024, rows), 8):
+                writer.write([row(n, images[n % 8]) for n in range(start, min(start + 8, rows))])
+        shards.append(describe_shard(folder, name, writer.splits))
+    Manifest("made-up", {}, SIDE, 8, tuple(shards)).save(folder)
+    return images
+
+
+def row(number: int, image: bytes) -> dict[str, Any]:
+    facts = dict.fromkeys(("subset", "view", "sex", "age"), "")
+    labels: dict[str, list[str]] = {"labels": [], "negative": [], "uncertain": []}
+    return {
+        "study_id": str(number),
+        "patient_id": str(number),
+        "split": "train",
+        "text": "No pneumothorax.",
+        "image": image,
+        **facts,
+        **labels,
+    }
+
+
+def measure_prepared(options: argparse.Namespace) -> dict[str, Any]:
+    batches = max(10, round(options.seconds * 20))
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {rows: Path(temporary) / str(rows) for rows in (1_000, 100_000)}
+        images, _ = (write_prepared(folder, rows) for rows, folder in folders.items())
+        rows = [
+            {"studies": count, **read_in_process(folder, batches)}
+            for count, folder in folders.items()
+        ]
+        startup = {workers: first_batch(folders[100_000], workers) for workers in (0, 1)}
+    before = time.process_time()
+    for number in range(32 * (batches - 1)):
+        pillow(images[number % 8])
+    bare = (time.process_time() - before) / (32 * (batches - 1))
+    return {
+        "side": SIDE,
+        "batch_size": 32,
+        "bare_images_per_second": round(1 / bare, 1),
+        "rows": rows,
+        "on_top_of_bare": round(rows[-1]["seconds_per_image"] / bare - 1, 3),
+        "memory_growth_bytes": rows[1]["peak_bytes"] - rows[0]["peak_bytes"],
+        "seconds_to_first_batch": startup,
+    }
+
+
+def read_in_process(folder: Path, batches: int) -> dict[str, Any]:
+    command = [sys.executable, "-c", READER, str(folder), str(batches)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    per_image = float(answer[0]) / (32 * (batches - 1))
+    return {
+        "seconds_per_image": per_image,
+        "images_per_second": round(1 / per_image, 1),
+        "peak_bytes": int(answer[1]),
+    }
+
+
+def first_batch(folder: Path, workers: int) -> float:
+    from torch.utils.data import DataLoader
+
+    from unix_cxr.data.prepared import PreparedStudies
+
+    before = time.perf_counter()
+    loader = DataLoader(
+        Images(PreparedStudies(folder)),
+        batch_size=32,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+    )
+    next(iter(loader))
+    return round(time.perf_counter() - before, 3)
+
+
+class Images:
+    """Images of a prepared folder by number."""
+
+    def __init__(self, read: Any) -> None:  # noqa: ANN401 - PreparedStudies
+        self.read = read
+
+    def __len__(self) -> int:
+        return len(self.read)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        return self.read.images([index])[0]
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "decoding": measure_decoding,
+    "prepared": measure_prepared,
 }
 """What can be measured, by its key in the JSON file."""
 
@@ -219,6 +348,14 @@ def main() -> None:
         print(
             f"{row['case']:30} {row['images_per_second']['ours']:8} images/s, "
             f"{row['on_top_of_bare']:+.0%} on bare, {row['on_top_of_scaled']:+.0%} on scaled"
+        )
+    if "prepared" in known:
+        found = known["prepared"]
+        print(
+            f"prepared: {found['rows'][-1]['images_per_second']} images/s, "
+            f"{found['on_top_of_bare']:+.0%} on bare; memory grows by "
+            f"{found['memory_growth_bytes'] / 2**20:.1f} MiB from 1,000 to 100,000 studies; first "
+            f"batch after {found['seconds_to_first_batch']} s"
         )
 
 

@@ -25,8 +25,8 @@ FORMAT_VERSION: Final = 1
 _FACTS: Final = ("study_id", "patient_id", "split", "subset", "view", "sex", "age")
 _LABELS: Final = ("labels", "negative", "uncertain")
 _STUDY_COLUMNS: Final = (*_FACTS, *_LABELS, "text")
-_OPEN_FILES: Final = 32
-_KEPT_GROUPS: Final = 64
+_OPEN_FILES: Final = 256
+_KEPT_GROUPS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,10 @@ class PreparedStudies:
         groups = {
             key: self._group(*key, tuple(columns)) for key in {(p.shard, p.group) for p in places}
         }
-        return [{name: groups[p.shard, p.group][name][p.row] for name in columns} for p in places]
+        return [
+            {name: groups[p.shard, p.group][name][p.row].as_py() for name in columns}
+            for p in places
+        ]
 
     # -- where rows lie ------------------------------------------------------------------------
 
@@ -241,11 +244,12 @@ class PreparedStudies:
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _group(self, shard: int, group: int, columns: tuple[str, ...]) -> dict[str, list[Any]]:
+    def _group(self, shard: int, group: int, columns: tuple[str, ...]) -> Any:  # noqa: ANN401 - a pyarrow table
         key = (shard, group, columns)
         if key not in self._groups:
-            table = self._file(shard).read_row_group(group, columns=list(columns))
-            self._groups[key] = table.to_pydict()
+            self._groups[key] = self._file(shard).read_row_group(
+                group, columns=list(columns), use_threads=False
+            )
             if len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
@@ -281,9 +285,7 @@ class PreparedStudies:
 
     def _forget(self) -> None:
         self._files: OrderedDict[int, Any] = OrderedDict()
-        self._groups: OrderedDict[tuple[int, int, tuple[str, ...]], dict[str, list[Any]]] = (
-            OrderedDict()
-        )
+        self._groups: OrderedDict[tuple[int, int, tuple[str, ...]], Any] = OrderedDict()
 
 
 def parquet() -> Any:  # noqa: ANN401 - a module that has no types

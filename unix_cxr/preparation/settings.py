@@ -48,7 +48,7 @@ class PreparationSettings(BaseModel):
     dev_fraction: Fraction = 0.1
     val_fraction: Fraction = 0.1
     shard_rows: Annotated[int, Field(ge=1)] = 1024
-    row_group_rows: Annotated[int, Field(ge=1)] = 16
+    row_group_rows: Annotated[int, Field(ge=1)] = 8
     latents: str | None = None
     features: str | None = None
     on_bad: Literal["raise", "count"] = "raise"

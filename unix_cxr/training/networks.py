@@ -87,11 +87,12 @@ class Networks:
                 f"data.image_size ({side}) must be divisible by model.vision_patch_size "
                 f"({sizes.vision_patch_size})"
             )
-        factor = 2 ** (len(self.recipe.autoencoder.channels) - 1)
+        factor = 2 ** (len(self.recipe.autoencoder.channels) - 1) * sizes.latent_patch_size
         if side % factor or side // factor > sizes.max_latent_size:
             raise ValueError(
                 f"model.max_latent_size ({sizes.max_latent_size}) must be at least "
-                f"{side // factor}: data.image_size ({side}) over {factor}"
+                f"{side / factor:g}: data.image_size ({side}) over {factor} pixels per token, "
+                "which must leave no rest"
             )
         names = [stage.name for stage in self.recipe.stages]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -191,6 +192,7 @@ def model_config(recipe: Recipe, processor: UniXProcessor) -> UniXConfig:
         },
         latent_channels=recipe.autoencoder.latent_channels,
         max_latent_size=sizes.max_latent_size,
+        latent_patch_size=sizes.latent_patch_size,
         begin_image_token_id=processor.begin_id,
         end_image_token_id=processor.end_id,
         bos_token_id=processor.bos_id,

@@ -55,7 +55,7 @@ class AutoencoderSettings(_Strict):
 
 
 class ModelSettings(_Strict):
-    """Sizes of the model; see `UniXConfig`."""
+    """Sizes of the model; see `UniXConfig`. A token holds the square of `latent_patch_size` latents."""
 
     hidden_size: int
     intermediate_size: int
@@ -70,6 +70,7 @@ class ModelSettings(_Strict):
     vision_heads: int
     vision_patch_size: int
     max_latent_size: int
+    latent_patch_size: Annotated[int, Field(ge=1)] = 1
 
 
 class AutoencoderObjectiveSettings(_Strict):
