@@ -152,6 +152,13 @@ def test_uncertain_counts_as_what_is_said():
     assert results["f1/Pneumonia/uncertain_negative"].value == 0
 
 
+def test_states_with_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"'Hernia': 'positive' is no label"):
+        present([{"Hernia": "positive"}], "positive")
+    with pytest.raises(ValueError, match=r"'Edema': 'maybe' is no label"):
+        present([{"Edema": "maybe"}], "positive")
+
+
 def test_confusion_counts_every_report_once():
     found = evaluate_report_pairs(make_pairs(), metrics=[])
     for counts in found.confusion.counts.values():

@@ -91,7 +91,9 @@ def memorisation_informed_fd(train: Float[Tensor, "n f"], drawn: Float[Tensor, "
     """FD over the mean cosine distance to the nearest training X-ray (arXiv:2106.03062).
 
     By torchmetrics: the distance counts only below 0.1, so a generator that copies is punished and
-    one that does not is left alone.
+    one that does not is left alone. torchmetrics takes the mean over what it calls real; the paper
+    takes it over drawn X-rays, so the roles are swapped here (FD itself is symmetric). Otherwise
+    copies of a part of `train` would go unpunished.
     """
     from torchmetrics.image.mifid import MemorizationInformedFrechetInceptionDistance
 
@@ -101,6 +103,6 @@ def memorisation_informed_fd(train: Float[Tensor, "n f"], drawn: Float[Tensor, "
         feature=AsTheyAre(train.shape[1]), sync_on_compute=False
     )
     metric.set_dtype(torch.float64)
-    metric.update(train.double(), real=True)
-    metric.update(drawn.double(), real=False)
+    metric.update(drawn.double(), real=True)
+    metric.update(train.double(), real=False)
     return float(metric.compute())

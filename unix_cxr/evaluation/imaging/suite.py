@@ -197,7 +197,7 @@ def evaluate_images(
     notes = [real.mixed] if real.mixed else []
     makers = _fidelity_makers(comparison, settings, options, notes)
     makers |= _training_makers(comparison, settings, judges, options, found)
-    absent = _not_measured(comparison, judges)
+    absent = _not_measured(comparison, judges, options.protocol)
     if judges.alignment is not None and not any(one.metric == "alignment" for one in absent):
         scorer = judges.alignment
         makers["alignment"] = lambda: measure_alignment(
@@ -362,9 +362,15 @@ def _mifid(comparison: ImageComparison, settings: FidelitySettings) -> MetricRes
     )
 
 
-def _not_measured(comparison: ImageComparison, judges: Judges) -> list[Skipped]:
-    """What these sets do not allow, and what would."""
+def _not_measured(comparison: ImageComparison, judges: Judges, protocol: Protocol) -> list[Skipped]:
+    """What these sets and weights do not allow, and what would."""
     absent = []
+    if protocol.name == "chexgenbench":
+        remedy = (
+            "Inception features need torch-fidelity, torchvision and their weights, which are "
+            "never installed here; give them as a FeatureExtractor of your own"
+        )
+        absent.append(Skipped("fid_inception", remedy))
     if comparison.train is None:
         remedy = "give the X-rays that the generator learned from: --train SRC"
         absent += [Skipped(name, remedy) for name in ("privacy", "ceiling", "mifid", "use")]

@@ -5,6 +5,7 @@ Axes: n X-rays, h rows, w columns.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,6 +24,7 @@ from unix_cxr.functional.images import resize_and_pad
 if TYPE_CHECKING:
     from unix_cxr.pipelines.pipeline import UniXPipeline
 
+_ROUNDING: Final = 1e-6
 _FILES: Final = ("config.json", "model.safetensors", "preprocessor_config.json")
 
 
@@ -144,23 +146,22 @@ class DualEncoderScorer:
         return functional.cosine_similarity(output.image_embeds, output.text_embeds)
 
 
-def other_texts(texts: Sequence[str], seed: int = 0) -> list[str]:
-    """For each text another one of the same set, at random, that differs from it.
+def partners(texts: Sequence[str], seed: int = 0) -> list[int]:
+    """For each text the row of another one, at random, that differs from it.
 
     Raises:
         ValueError: all texts are equal.
     """
-    different = sorted(set(texts))
-    if len(different) <= 1:
+    if len(set(texts)) <= 1:
         raise ValueError(f"all {len(texts)} texts are equal; alignment needs texts to tell apart")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(texts), generator=generator).tolist()
     found = []
     for row, text in enumerate(texts):
-        step = 0
-        while texts[order[(row + step) % len(order)]] == text:
+        step = row
+        while texts[order[step % len(order)]] == text:
             step += 1
-        found.append(texts[order[(row + step) % len(order)]])
+        found.append(order[step % len(order)])
     return found
 
 
@@ -171,7 +172,11 @@ def measure_alignment(
     *,
     batch_size: int = 16,
 ) -> list[MetricResult]:
-    """Scores of X-rays with their own texts, against texts of others.
+    """Two X-rays and their two texts: do they fit better as they belong than exchanged?
+
+    A text has a score of its own (short and common ones are likely whatever the X-ray shows), and
+    so has an X-ray. In s(i, tᵢ) + s(j, tⱼ) - s(i, tⱼ) - s(j, tᵢ) both cancel; each X-ray i is held
+    against one other j, drawn at random among those with another text.
 
     Args:
         images: X-rays with texts: prompts of drawn ones, reports of real ones.
@@ -180,8 +185,8 @@ def measure_alignment(
         batch_size: pairs at once.
 
     Returns:
-        `alignment/wins`: share whose own text scores above another one (chance .5);
-        `alignment/margin`: how much above; `alignment/score`: of the own text.
+        `alignment/wins`: share of pairs that fit better as they belong (chance .5);
+        `alignment/margin`: half of the sum above; `alignment/score`: of the own text.
 
     Raises:
         ValueError: an X-ray without text, or texts that are all equal.
@@ -193,16 +198,20 @@ def measure_alignment(
             f"{len(silent)} of {len(images)} X-rays of {images.name} have no text (first: "
             f"{silent[0]!r}); write the prompt or report into the manifest"
         )
-    others = other_texts(texts, resampling.seed)
+    others = partners(texts, resampling.seed)
     own = _scores(images, texts, scorer, batch_size)
-    other = _scores(images, others, scorer, batch_size)
-    facts = {**scorer.facts(), "against": "another text of the set"}
-    wins = (own > other).double() + 0.5 * (own == other).double()
+    with_other_text = _scores(images, [texts[row] for row in others], scorer, batch_size)
+    other_images = [replace(images.images[row], id=str(place)) for place, row in enumerate(others)]
+    on_other_image = _scores(ImageSet("others", tuple(other_images)), texts, scorer, batch_size)
+    margin = (own + own[others] - with_other_text - on_other_image) / 2
+    tied = margin.abs() <= _ROUNDING * own.abs()
+    wins = torch.where(tied, 0.5, (margin > 0).double())
+    facts = {**scorer.facts(), "against": "another X-ray of the set and its text"}
     return [
         mean_metric(f"alignment/{name}", facts=facts, comparable=scorer.comparable).measure(
             mean_statistics(values), images.ids, images.groups, resampling
         )
-        for name, values in (("wins", wins), ("margin", own - other), ("score", own))
+        for name, values in (("wins", wins), ("margin", margin), ("score", own))
     ]
 
 

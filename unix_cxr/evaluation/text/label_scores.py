@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unix_cxr.evaluation.corpus_metric import CorpusMetric
@@ -60,7 +60,20 @@ def present(states: Sequence[States], uncertain: UncertainAs) -> Bool[Tensor, "n
         ValueError: a finding or a state has an unknown name.
     """
     counted = {POSITIVE, UNCERTAIN} if uncertain == "positive" else {POSITIVE}
-    rows = torch.zeros(len(states), len(FINDINGS), dtype=torch.bool)
+    codes = state_codes(states)
+    rows = torch.zeros(codes.shape, dtype=torch.bool)
+    for state in counted:
+        rows |= codes == 1 + STATES.index(state)
+    return rows
+
+
+def state_codes(states: Sequence[States]) -> Int[Tensor, "n 14"]:
+    """0 for a finding that is not spoken of, else 1 + its place in `STATES`.
+
+    Raises:
+        ValueError: a finding or a state has an unknown name.
+    """
+    codes = torch.zeros(len(states), len(FINDINGS), dtype=torch.long)
     for row, found in enumerate(states):
         for name, state in found.items():
             if name not in FINDINGS or state not in STATES:
@@ -68,8 +81,16 @@ def present(states: Sequence[States], uncertain: UncertainAs) -> Bool[Tensor, "n
                     f"{name!r}: {state!r} is no label; findings are {list(FINDINGS)}, states "
                     f"{list(STATES)}"
                 )
-            rows[row, FINDINGS.index(name)] = state in counted
-    return rows
+            codes[row, FINDINGS.index(name)] = 1 + STATES.index(state)
+    return codes
+
+
+def states_of_codes(codes: Int[Tensor, "n 14"]) -> list[States]:
+    """The inverse of `state_codes`."""
+    return [
+        {name: STATES[code - 1] for name, code in zip(FINDINGS, row, strict=True) if code}
+        for row in codes.tolist()
+    ]
 
 
 def label_statistics(

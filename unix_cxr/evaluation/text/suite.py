@@ -31,6 +31,8 @@ from unix_cxr.evaluation.text.label_scores import (
     f1_metrics,
     label_statistics,
     present,
+    state_codes,
+    states_of_codes,
 )
 from unix_cxr.evaluation.text.overlap import (
     bleu_metrics,
@@ -174,7 +176,8 @@ def _counted(
 
 def _labelled(texts: Sequence[str], labeler: ReportLabeler, protocol: Protocol) -> Sequence[States]:
     limit = protocol.label_characters
-    return labeler([text if limit is None else text[:limit] for text in texts])
+    mine = labeler([text if limit is None else text[:limit] for text in my_share(texts)])
+    return states_of_codes(gather_rows(state_codes(mine), len(texts)))
 
 
 def _label_results(
