@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tests.conftest import make_tiny_config, make_tiny_model
 from tests.tolerances import assert_close
+from unix_cxr.models.adapter_base import base_fingerprint, base_state, plain_model
 from unix_cxr.models.adapter_files import BASE, CONFIG, WEIGHTS, load_adapter, save_adapter
 from unix_cxr.models.adapters import (
     TARGETS,
@@ -23,12 +24,9 @@ from unix_cxr.models.adapters import (
     adapter_parameters,
     adapter_weights,
     add_adapter,
-    base_fingerprint,
-    base_state,
     disable_adapters,
     merge_adapters,
     merged_adapters,
-    plain_model,
     set_adapters,
     unmerge_adapters,
 )

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unix_cxr.files import replacing_folder, write_text
-from unix_cxr.models.adapters import adapter_names, base_fingerprint, inject, set_adapters
+from unix_cxr.models.adapter_base import base_fingerprint
+from unix_cxr.models.adapters import adapter_names, inject, set_adapters
 from unix_cxr.models.unix import UniXModel
 
 if TYPE_CHECKING:

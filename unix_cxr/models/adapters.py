@@ -5,8 +5,6 @@ layers for BOI and EOI, so an adapter of the understanding branch acts on drawin
 generation branch never touches a report.
 """
 
-import copy
-import hashlib
 import math
 import re
 import warnings
@@ -143,7 +141,7 @@ def active_adapters(model: UniXModel) -> list[str]:
     return next(
         (
             list(layer.active_adapters)
-            for layer in _layers(model).values()
+            for layer in adapted_layers(model).values()
             if not layer.disable_adapters
         ),
         [],
@@ -208,7 +206,7 @@ def inject(model: UniXModel, config: "LoraConfig", name: str, *, seed: int = 0) 
         # several adapters are meant
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
         inject_adapter_in_model(config, model, name)
-    for part in (*_layers(model).values(), *_saved_modules(model).values()):
+    for part in (*adapted_layers(model).values(), *saved_modules(model).values()):
         part.train(model.training)  # what is new would drop out in a model that does not train
     # transformers then saves adapters, not wrapped weights under names that no loader knows
     model._hf_peft_config_loaded = True  # noqa: SLF001 - as its own `add_adapter` does
@@ -243,12 +241,12 @@ def set_adapters(
     weights = [1.0] * len(names) if weights is None else list(weights)
     _check_choice(model, names, weights)
     refuse_merged(model)
-    for layer in _layers(model).values():
+    for layer in adapted_layers(model).values():
         layer.enable_adapters(bool(names))
         layer.set_adapter(list(names), inference_mode=True)
         for name, weight in zip(names, weights, strict=True):
             layer.set_scale(name, weight)
-    for module in _saved_modules(model).values():
+    for module in saved_modules(model).values():
         mine = [name for name in names if name in module.modules_to_save]
         module.enable_adapters(bool(mine))
         module.set_adapter(mine, inference_mode=True)
@@ -275,7 +273,7 @@ def _check_choice(model: UniXModel, names: Sequence[str], weights: Sequence[floa
     broken = [weight for weight in weights if not math.isfinite(weight)]
     if broken:
         raise ValueError(f"weights {broken} must be finite")
-    for place, module in _saved_modules(model).items():
+    for place, module in saved_modules(model).items():
         mine = [name for name in names if name in module.modules_to_save]
         if len(mine) > 1:
             raise ValueError(
@@ -313,7 +311,7 @@ def merge_adapters(model: UniXModel) -> dict[str, Tensor]:
             "weights without the other; merge it alone"
         )
     kept: dict[str, Tensor] = {}
-    for place, layer in _layers(model).items():
+    for place, layer in adapted_layers(model).items():
         base = layer.get_base_layer()
         before = {f"{place}.{k}": v.detach().to("cpu", copy=True) for k, v in _own(base)}
         try:
@@ -333,7 +331,7 @@ def unmerge_adapters(model: UniXModel, kept: Mapping[str, Tensor]) -> None:
         model: is changed in place.
         kept: what `merge_adapters` returned.
     """
-    for place, layer in _layers(model).items():
+    for place, layer in adapted_layers(model).items():
         if layer.merged:
             layer.unmerge()  # frees what peft keeps; subtracting leaves rounding errors behind
         with torch.no_grad():
@@ -344,7 +342,9 @@ def unmerge_adapters(model: UniXModel, kept: Mapping[str, Tensor]) -> None:
 
 def merged_adapters(model: UniXModel) -> list[str]:
     """Names of the adapters that are in the base weights now."""
-    found = (list(layer.merged_adapters) for layer in _layers(model).values() if layer.merged)
+    found = (
+        list(layer.merged_adapters) for layer in adapted_layers(model).values() if layer.merged
+    )
     return next(found, [])
 
 
@@ -359,68 +359,7 @@ def refuse_merged(model: UniXModel) -> None:
         raise ValueError(f"adapters {merged} are merged into the weights; unmerge them first")
 
 
-# -- the model without adapters ------------------------------------------------------------------
-
-
-def base_state(model: UniXModel) -> dict[str, Tensor]:
-    """The model's weights under their plain names, without any adapter."""
-    state = {}
-    for name, value in model.state_dict().items():
-        if ".lora_" not in name and ".modules_to_save." not in name:
-            state[name.replace(".base_layer.", ".").replace(".original_module.", ".")] = value
-    return state
-
-
-def base_fingerprint(model: UniXModel) -> str:
-    """SHA-256 of the base weights and their names, the same in every number type.
-
-    Weights are rounded to bfloat16 for it, so that a base that is read in half precision is still
-    the same base.
-    """
-    refuse_merged(model)
-    digest = hashlib.sha256()
-    for name, value in sorted(base_state(model).items()):
-        rounded = value.detach().to(torch.bfloat16).cpu().contiguous().flatten()
-        raw: Any = rounded.view(torch.uint8).numpy()
-        digest.update(f"{name} {list(value.shape)}".encode())
-        digest.update(raw)
-    return digest.hexdigest()
-
-
-def plain_model(model: UniXModel) -> UniXModel:
-    """A model of the stock layers with the same weights, what was merged included; nothing copied.
-
-    Raises:
-        ValueError: adapters are active and not merged.
-    """
-    active, merged = active_adapters(model), merged_adapters(model)
-    if active and not merged:
-        raise ValueError(
-            f"adapters {active} are active and not merged: merge_adapters() puts them into the "
-            "weights, disable_adapters() leaves them out"
-        )
-    state = base_state(model)
-    for place, module in _saved_modules(model).items():
-        if module.disable_adapters or not module.active_adapters:
-            continue
-        (name,) = module.active_adapters
-        for key, value in module.modules_to_save[name].state_dict().items():
-            state[f"{place}.{key}"] = value
-    with torch.device("meta"):
-        plain = UniXModel(copy.deepcopy(model.config))
-    plain.load_state_dict(state, assign=True)
-    # what no file holds: frequencies and places that are worked out when a model is made
-    theirs = dict(model.named_buffers())
-    for name, buffer in list(plain.named_buffers()):
-        if buffer.is_meta:
-            parent, _, last = name.rpartition(".")
-            plain.get_submodule(parent)._buffers[last] = theirs[name]  # noqa: SLF001 - keeps it unsaved
-    plain.generation_config = model.generation_config
-    plain.train(model.training)
-    return plain
-
-
-def _layers(model: UniXModel) -> dict[str, Any]:
+def adapted_layers(model: UniXModel) -> dict[str, Any]:
     """Adapted layers by their plain names."""
     if not adapter_names(model):
         return {}
@@ -429,7 +368,7 @@ def _layers(model: UniXModel) -> dict[str, Any]:
     return {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
 
 
-def _saved_modules(model: UniXModel) -> dict[str, Any]:
+def saved_modules(model: UniXModel) -> dict[str, Any]:
     """Modules that adapters bring copies of, by their plain names."""
     if not adapter_names(model):
         return {}
@@ -443,7 +382,7 @@ def _own(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _weight(model: UniXModel, name: str) -> float:
-    for layer in _layers(model).values():
+    for layer in adapted_layers(model).values():
         if name in layer.scaling:
             rank, alpha = layer.r[name], layer.lora_alpha[name]
             whole = alpha / (math.sqrt(rank) if layer.use_rslora.get(name) else rank)

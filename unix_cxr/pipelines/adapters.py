@@ -8,6 +8,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from unix_cxr.models import adapter_files, adapters
+from unix_cxr.models.adapter_base import plain_model
 from unix_cxr.models.unix import UniXModel
 
 
@@ -88,7 +89,7 @@ class AdapterPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
             super().save_pretrained(save_directory, **options)
             return
         carrying = self.model
-        self.model = adapters.plain_model(carrying)
+        self.model = plain_model(carrying)
         try:
             super().save_pretrained(save_directory, **options)
         finally:
