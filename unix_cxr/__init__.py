@@ -10,17 +10,26 @@ __version__ = "0.1.0"
 
 _PUBLIC: Final = {
     "Context": "unix_cxr.models.context",
+    "FrontalStudies": "unix_cxr.data.frontal",
     "GenerationBranch": "unix_cxr.models.generation",
     "Image": "unix_cxr.models.context",
     "JointBlock": "unix_cxr.modules.joint_block",
     "Latents": "unix_cxr.models.context",
+    "PreparedStudies": "unix_cxr.data.prepared",
     "ReportCleaner": "unix_cxr.reports.cleaner",
+    "Study": "unix_cxr.data.studies",
+    "SyntheticStudy": "unix_cxr.data.dicom_writing",
     "Text": "unix_cxr.models.context",
     "UniXConfig": "unix_cxr.models.config",
     "UniXModel": "unix_cxr.models.unix",
     "UniXPipeline": "unix_cxr.pipelines.pipeline",
     "UniXProcessor": "unix_cxr.pipelines.processing",
+    "XRay": "unix_cxr.data.pixels",
     "load_xray": "unix_cxr.data.pixels",
+    "open_source": "unix_cxr.data.sources",
+    "phi_report": "unix_cxr.data.identifying",
+    "write_dicom": "unix_cxr.data.dicom_writing",
+    "write_png": "unix_cxr.data.png",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 - names are resolved by __getattr__

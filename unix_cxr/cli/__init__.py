@@ -9,7 +9,9 @@ from unix_cxr.cli.convert import convert_app
 from unix_cxr.cli.data import data_app
 from unix_cxr.cli.demo import demo
 from unix_cxr.cli.doctor import doctor
+from unix_cxr.cli.evaluate import compare, evaluate_app
 from unix_cxr.cli.generate import generate
+from unix_cxr.cli.lora import lora
 from unix_cxr.cli.prepare import prepare  # noqa: F401 - adds itself to `data`
 from unix_cxr.cli.report import report
 from unix_cxr.cli.train import train_app
@@ -25,7 +27,10 @@ app = typer.Typer(
 app.command()(generate)
 app.command()(report)
 app.command()(clean)
+train_app.command("lora")(lora)
 app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
+app.command()(compare)
 app.add_typer(data_app, name="data")
 app.add_typer(convert_app, name="convert")
 app.command()(verify)

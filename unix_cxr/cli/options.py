@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,3 +63,15 @@ def load_pipeline(model: str, device: str, dtype: str) -> "UniXPipeline":
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(target)
     return pipeline
+
+
+@contextmanager
+def ending_well_when_stopped() -> Iterator[None]:
+    """A run that a scheduler's signal stopped has saved its state: status 0 and one line."""
+    from unix_cxr.training.guards import RunStopped
+
+    try:
+        yield
+    except RunStopped as stop:
+        typer.echo(str(stop), err=True)
+        raise typer.Exit(0) from stop

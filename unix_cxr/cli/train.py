@@ -40,18 +40,19 @@ def run(
     json: AsJson = False,
 ) -> None:
     """Train a recipe's stages in order; a stopped run goes on from its newest checkpoint."""
-    from unix_cxr.cli.options import resolve_device
+    from unix_cxr.cli.options import ending_well_when_stopped, resolve_device
     from unix_cxr.training.recipe import run_recipe
     from unix_cxr.training.settings import load_recipe
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = load_recipe(recipe, set_ or [])
-    summary = run_recipe(
-        settings,
-        out or Path("runs") / settings.name,
-        device=resolve_device(device),
-        stages=stage,
-        init_from=init_from,
-        dry_run=dry_run,
-    )
+    with ending_well_when_stopped():
+        summary = run_recipe(
+            settings,
+            out or Path("runs") / settings.name,
+            device=resolve_device(device),
+            stages=stage,
+            init_from=init_from,
+            dry_run=dry_run,
+        )
     typer.echo(json_module.dumps(summary.as_dict()) if json else summary.text())

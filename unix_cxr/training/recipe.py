@@ -27,6 +27,7 @@ from unix_cxr.training.plan import (
     plan_lines,
     plan_stage,
 )
+from unix_cxr.training.processes import Processes
 from unix_cxr.training.settings import (
     AutoencoderObjectiveSettings,
     GenerationObjectiveSettings,
@@ -70,6 +71,7 @@ def run_recipe(
     Raises:
         FileNotFoundError: data or weights are missing.
         ValueError: the recipe, the data, the weights or a checkpoint do not fit together.
+        RunStopped: a signal asked for it; the same call goes on.
         FloatingPointError: a loss or a gradient is not finite.
         OSError: the disk is full; checkpoints that were whole stay so.
     """
@@ -116,7 +118,8 @@ class RecipeRun(Networks):
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device) -> None:
         super().__init__(recipe)
         self.folder = folder
-        self.device = device
+        self.processes = Processes.find(device)
+        self.device = self.processes.device
 
     # -- before training ---------------------------------------------------------------------
 
@@ -191,7 +194,9 @@ class RecipeRun(Networks):
                 losses = self._train_generation(stage, settings, began)
         record = {"steps": stage.steps, "recipe": self._text, "started_from": began}
         content = json.dumps(record | {"losses": losses}, indent=1)
-        write_text(self.folder / stage.name / FINISHED, content)
+        if self.processes.first:
+            write_text(self.folder / stage.name / FINISHED, content)
+        self.processes.wait()
         return losses
 
     def _train_autoencoder(
@@ -268,6 +273,8 @@ class RecipeRun(Networks):
         )
 
     def _keep(self, stage: StageSettings, parts: Mapping[str, Any]) -> None:
+        if not self.processes.first:
+            return
         for name, part in parts.items():
             with replacing_folder(self.folder / stage.name / name) as folder:
                 part.save_pretrained(folder)
@@ -334,7 +341,9 @@ class RecipeRun(Networks):
 
         self.model.train(mode=False)
         pipeline = UniXPipeline(self.model, self.vae, self.processor, euler_scheduler(shift))
-        with replacing_folder(target) as folder:
-            pipeline.save_pretrained(folder)
-        logger.info("pipeline in %s", target)
+        if self.processes.first:
+            with replacing_folder(target) as folder:
+                pipeline.save_pretrained(folder)
+            logger.info("pipeline in %s", target)
+        self.processes.wait()
         return target

@@ -55,7 +55,10 @@ class AutoencoderSettings(_Strict):
 
 
 class ModelSettings(_Strict):
-    """Sizes of the model; see `UniXConfig`. A token holds the square of `latent_patch_size` latents."""
+    """Sizes of the model; see `UniXConfig`.
+
+    A token of the generation branch holds a square of `latent_patch_size` by as many latents.
+    """
 
     hidden_size: int
     intermediate_size: int
