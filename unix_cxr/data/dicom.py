@@ -143,7 +143,8 @@ def _decode(header: Header, rows: int, columns: int) -> tuple[NDArray[np.unsigne
     if "PixelData" not in header.dataset:
         raise ValueError(f"{name} has no PixelData; it holds no picture of whole numbers")
     with explaining(f"{name}: TransferSyntaxUID cannot be read"):
-        syntax = getattr(getattr(header.dataset, "file_meta", None), "TransferSyntaxUID", None)
+        meta = getattr(header.dataset, "file_meta", None)
+        syntax: Any = getattr(meta, "TransferSyntaxUID", None)
     if not hasattr(syntax, "name"):  # absent, or several
         raise ValueError(
             f"{name} does not say its transfer syntax; set dataset.file_meta.TransferSyntaxUID"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from unix_cxr.data.studies import Study
+from unix_cxr.data.studies import Study, shown
 
 CHILD: Final = "Child"
 ADULT: Final = "Adult"
@@ -78,7 +78,8 @@ def describe(study: Study, generator: random.Random) -> str:
         ValueError: the study has a label or a view without wording.
     """
     if study.view not in _VIEWS:
-        raise ValueError(f"view ({study.view!r}) of {study.image} must be one of {list(_VIEWS)}")
+        name = shown(study.image)
+        raise ValueError(f"view ({study.view!r}) of {name} must be one of {list(_VIEWS)}")
     group = age_group(study)
     # children are not told apart by sex: their films rarely show it
     person = generator.choice(_PEOPLE[group, "" if group == CHILD else study.sex])

@@ -68,7 +68,7 @@ class MomentsCacher:
         self._vae = vae.to(device=device, dtype=torch.float32).eval()
         self.fingerprint = fingerprint(self._vae)
         side = image_size // downsampling_of(self._vae)
-        self.shape = (2 * self._vae.config["latent_channels"], side, side)
+        self.shape: Sequence[int] = (2 * self._vae.config["latent_channels"], side, side)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[bytes]) -> list[bytes]:
@@ -92,10 +92,14 @@ class FeaturesCacher:
         path = _weights(folder, "model")
         self._device = device
         self._processor = UniXProcessor.from_pretrained(folder / "processor")
-        self._vision: Any = UniXModel.from_pretrained(path.parent).vision.to(device).eval()
+        vision: Any = UniXModel.from_pretrained(path.parent).vision
+        self._vision = vision.to(device).eval()
         self.fingerprint = fingerprint(self._vision)
         config = self._vision.config
-        self.shape = ((config.image_size // config.patch_size) ** 2, config.hidden_size)
+        self.shape: Sequence[int] = (
+            (config.image_size // config.patch_size) ** 2,
+            config.hidden_size,
+        )
 
     @torch.no_grad()
     def __call__(self, images: Sequence[bytes]) -> list[bytes]:

@@ -133,7 +133,7 @@ def _finish(
         row_group_rows=settings.row_group_rows,
         shards=tuple(shard for shard in shards if shard.rows),
         left_out=dict(left_out),
-        **shapes,  # type: ignore[arg-type]  # moments_shape and features_shape
+        **shapes,
     )
     manifest.save(folder)
     journal.close()
