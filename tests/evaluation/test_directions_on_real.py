@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from unix_cxr.evaluation.classifier import DEFAULT_CLASSIFIER, XrayClassifier
 from unix_cxr.evaluation.copies import blur
 from unix_cxr.evaluation.corpus_metric import Resampling
-from unix_cxr.evaluation.imaging.extractors import VisionTowerExtractor
-from unix_cxr.evaluation.imaging.features import Extraction
+from unix_cxr.evaluation.imaging.extractors import ClassifierExtractor, VisionTowerExtractor
+from unix_cxr.evaluation.imaging.features import Extraction, extract
 from unix_cxr.evaluation.imaging.image_sets import ImageSet, open_images
+from unix_cxr.evaluation.imaging.kernel import kernel_distance
 from unix_cxr.evaluation.imaging.suite import ImageOptions, Judges, evaluate_images
 from unix_cxr.evaluation.plugins import ReportPairs
-from unix_cxr.evaluation.reading.alignment import LikelihoodScorer, measure_alignment
+from unix_cxr.evaluation.reading.alignment import measure_alignment
+from unix_cxr.evaluation.reading.probe import fit_probe
 from unix_cxr.evaluation.text.suite import evaluate_report_pairs
 from unix_cxr.pipelines.pipeline import UniXPipeline
 
@@ -99,45 +102,36 @@ def measured(pipeline):
     return found
 
 
-def test_blur_and_noise_move_distances_and_sharpness(measured):
+def test_blur_and_noise_move_the_sharpness(measured):
     honest = measured["unseen"]
-    print(
-        {
-            n: {
-                k: round(v, 3)
-                for k, v in m.items()
-                if k
-                in (
-                    "fd",
-                    "kd",
-                    "mifid",
-                    "coverage",
-                    "recall",
-                    "vendi",
-                    "ms_ssim",
-                    "repeated",
-                    "sharpness/middle",
-                    "near_train/pixels",
-                    "near_train/features",
-                    "nearest_ratio",
-                    "auroc/label_agreement",
-                    "auroc/use/drawn",
-                )
-            }
-            for n, m in measured.items()
-        }
-    )
-    for fault in ("smeared", "noised"):
-        assert measured[fault]["fd"] > honest["fd"], fault
-        assert measured[fault]["kd"] > honest["kd"], fault
-    # the tower looks past a slight blur, the sharpness does not
+    # nano's tower looks past them: its kd stays where it is, and so sharpness is measured by itself
     for fault in ("blurred", "smeared", "noised"):
         assert measured[fault]["sharpness/middle"] < 0.5 * honest["sharpness/middle"], fault
 
 
-def test_the_wrong_side_moves_distances(measured):
-    assert measured["mirrored"]["fd"] > measured["unseen"]["fd"]
-    assert measured["mirrored"]["kd"] > measured["unseen"]["kd"]
+def test_blur_noise_and_the_wrong_side_move_the_distance_of_an_eye_that_sees_them():
+    torch.manual_seed(0)
+    classifier = XrayClassifier(DEFAULT_CLASSIFIER)  # untrained: its first stages see texture
+    extractor, extraction = ClassifierExtractor(classifier), Extraction(16, progress=False)
+    dev = open_images(DATA, split="dev", subsets=["kermany224"]).first(100)
+    real, unseen = halves(dev)
+    features = extract(real, extractor, extraction)
+    classifier.feature_mean.copy_(features.mean(dim=0))
+    classifier.feature_std.copy_(features.std(dim=0).clamp_min(1e-6))
+    features = extract(real, extractor, extraction)
+    faults = {
+        "unseen": unseen,
+        "blurred": changed(unseen, lambda image: blur(image, 3.0)),
+        "noised": changed(unseen, noisy),
+        "mirrored": changed(unseen, lambda image: image.flip(-1)),
+    }
+    distances = {
+        name: float(kernel_distance(features, extract(images, extractor, extraction)))
+        for name, images in faults.items()
+    }
+    assert abs(distances["unseen"]) < 0.1, distances
+    for name in ("blurred", "noised", "mirrored"):
+        assert distances[name] > distances["unseen"] + 0.1, distances
 
 
 def test_mode_collapse_moves_recall_coverage_and_variety(measured):
@@ -167,25 +161,70 @@ def test_copies_move_privacy_while_distances_look_well(measured):
     assert bad["nearest_ratio"] < 0.01 < honest["nearest_ratio"]
 
 
-def test_shuffled_captions_move_alignment(pipeline):
-    images = open_images(DATA, split="dev").first(80)
-    scorer, resampling = LikelihoodScorer(pipeline), Resampling(40)
+class ProbeScorer:
+    """A classifier of real X-rays as judge: its logit for what the text says."""
+
+    name, comparable = "probe", False
+
+    def __init__(self, extractor, train):
+        self.extractor = extractor
+        ill = torch.tensor([["Pneumonia" in one.labels] for one in train])
+        features = extract(train, extractor, Extraction(16, progress=False))
+        self.probe = fit_probe(features, ill, strength=0.1)
+
+    def facts(self):
+        return {"scorer": self.name}
+
+    def __call__(self, images, texts):
+        logits = self.probe(self.extractor(images))[:, 0]
+        said = [1.0 if text == "Pneumonia." else -1.0 for text in texts]
+        return logits * torch.tensor(said, dtype=torch.float64)
+
+
+def shuffled(images):
     order = np.random.default_rng(0).permutation(len(images))
-    shuffled = ImageSet(
+    texts = [images.images[row].text for row in order]
+    return ImageSet(
         "shuffled",
-        tuple(
-            replace(one, text=images.images[row].text)
-            for one, row in zip(images, order, strict=True)
-        ),
+        tuple(replace(one, text=text) for one, text in zip(images, texts, strict=True)),
     )
+
+
+def test_shuffled_captions_move_alignment(pipeline):
+    train = open_images(DATA, split="train", subsets=["kermany224"]).first(250)
+    dev = open_images(DATA, split="dev", subsets=["kermany224"]).first(100)
+    words = {True: "Pneumonia.", False: "No pneumonia."}
+    images = ImageSet(
+        "dev", tuple(replace(one, text=words["Pneumonia" in one.labels]) for one in dev)
+    )
+    scorer = ProbeScorer(VisionTowerExtractor(pipeline), train)
     own, other = (
-        {result.name: result.value for result in measure_alignment(some, scorer, resampling)}
-        for some in (images, shuffled)
+        {r.name: r for r in measure_alignment(some, scorer, Resampling(40))}
+        for some in (images, shuffled(images))
     )
-    print("alignment", own, other)
-    assert own["alignment/wins"] > 0.75
-    assert other["alignment/wins"] < 0.62
-    assert own["alignment/score"] > other["alignment/score"]
+    assert own["alignment/wins"].value > 0.65
+    assert own["alignment/margin"].interval.low > 0
+    assert other["alignment/wins"].value < 0.6
+    assert other["alignment/margin"].value < 0.3 * own["alignment/margin"].value
+    # nano's own likelihood is no such judge: it hardly depends on the X-ray (docs/nano.md)
+
+
+def test_shuffled_reports_move_words_and_findings():
+    images = open_images(DATA, split="dev").first(60)
+    texts = [one.text for one in images]
+    moved = [one.text for one in shuffled(images)]
+
+    def measure(predictions):
+        pairs = ReportPairs(
+            images.ids, images.groups, tuple(texts), tuple(predictions), Resampling(20)
+        )
+        found = evaluate_report_pairs(pairs, metrics=[])
+        return {result.name: result.value for result in found.results}
+
+    right, wrong = measure(texts), measure(moved)
+    for name in ("bleu_4", "chrf", "rouge_l", "micro_f1_14/uncertain_positive"):
+        assert right[name] == pytest.approx(1), name
+        assert wrong[name] < 0.8, name
 
 
 def test_the_wrong_side_and_the_wrong_finding_in_a_report():
