@@ -339,3 +339,24 @@ def test_an_empty_source_is_refused(tmp_path: Path) -> None:
 def test_no_number_of_workers_below_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"workers \(0\) must be at least 1"):
         prepare(Made(), tmp_path, settings(), workers=0)
+
+
+def test_features_are_those_of_the_vision_tower(tmp_path: Path) -> None:
+    nano = Path("unix_cxr/weights/nano")
+    prepare(
+        PhantomSource(3, size=128),
+        tmp_path,
+        settings(image_size=128, text="as-is", features=str(nano)),
+    )
+    from unix_cxr.models.unix import UniXModel
+    from unix_cxr.pipelines.processing import UniXProcessor
+
+    read = PreparedStudies(tmp_path)
+    images = torch.from_numpy(read.images(range(3)))[:, None].float() / 255
+    pixels = UniXProcessor.from_pretrained(nano / "processor").normalise(images)
+    with torch.no_grad():
+        expected = UniXModel.from_pretrained(nano / "model").vision(pixels).last_hidden_state
+    found = torch.from_numpy(read.features(range(3)))
+    assert float((found - expected).abs().max()) <= 2**-11 * float(expected.abs().max())
+    with pytest.raises(FileNotFoundError, match=r"no safetensors file; give the folder of a pipe"):
+        prepare(PhantomSource(1, size=32), tmp_path / "x", settings(latents=str(tmp_path)))
