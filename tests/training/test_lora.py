@@ -77,7 +77,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     ("preset", "losses"),
     [
         ("gen", {"dev_velocity"}),
-        ("und", {"dev_cross_entropy"}),
+        pytest.param("und", {"dev_cross_entropy"}, marks=pytest.mark.slow),
         ("both", {"dev_velocity", "dev_cross_entropy"}),
     ],
 )
@@ -167,6 +167,7 @@ def test_a_constant_schedule_can_be_made_longer(base: Path, films: Path, tmp_pat
     assert_same(adapter(tmp_path / "a"), adapter(tmp_path / "b"))
 
 
+@pytest.mark.slow
 def test_another_run_in_the_same_folder_is_refused(base: Path, films: Path, tmp_path: Path) -> None:
     train_lora(base, films, tmp_path / "run", settings())
     with pytest.raises(ValueError, match=r"another run \(settings.rank: 2 -> 3\); give another"):

@@ -196,7 +196,7 @@ def inject(model: UniXModel, config: "LoraConfig", name: str, *, seed: int = 0) 
     if not _NAME.fullmatch(name) or hasattr(nn.ModuleDict, name):
         raise ValueError(
             f"adapter name {name!r} cannot be used; take letters, digits, '_' and '-', and no word "
-            "that torch's ModuleDict uses, such as 'keys'"
+            "that torch's ModuleDict uses, such as 'keys' or 'train'"
         )
     if name in adapter_names(model):
         raise ValueError(f"there is an adapter named {name!r} already; give another name")
