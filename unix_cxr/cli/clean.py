@@ -105,7 +105,7 @@ def _settings(config: Path | None, preset: str | None) -> "CleanerConfig":
         raise ValueError("give --preset or --config, not both; a config names its own preset")
     if config is not None:
         return CleanerConfig.from_yaml(config)
-    return CleanerConfig.model_validate({"preset": preset or "unix"})
+    return CleanerConfig.parse({"preset": preset or "unix"})
 
 
 def _check(

@@ -47,7 +47,7 @@ class ReportCleaner:
     ) -> None:
         if preset is not None and config is not None:
             raise ValueError("give preset or config, not both; a config names its own preset")
-        self.config = config or CleanerConfig.model_validate({"preset": preset or "unix"})
+        self.config = config or CleanerConfig.parse({"preset": preset or "unix"})
         chosen = [
             rule
             for rule in (*rules, *extra_rules)

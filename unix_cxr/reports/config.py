@@ -1,10 +1,11 @@
 """The cleaner's configuration: presets by name, YAML files, unknown keys refused."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unix_cxr.reports.sections import ALIASES
 
@@ -59,4 +60,21 @@ class CleanerConfig(BaseModel):
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         if not isinstance(values, dict):
             raise TypeError(f"{path} must hold a mapping of options, not {type(values).__name__}")
-        return cls(**values)
+        return cls.parse(values, str(path))
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], origin: str = "options") -> "CleanerConfig":
+        """Check options that are still plain values.
+
+        Raises:
+            ValueError: every wrong one with its name and value, and the known options.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            wrong = [
+                f"{'.'.join(map(str, one['loc']))} ({one['input']!r}): {one['msg']}"
+                for one in error.errors()
+            ]
+            known = ", ".join(cls.model_fields)
+            raise ValueError(f"{origin}: {'; '.join(wrong)}; known options: {known}") from error
