@@ -266,6 +266,17 @@ def test_texts_are_cleaned_or_kept_or_required(tmp_path: Path) -> None:
     assert made.manifest.left_out == {"no text: the source has none": 1}
 
 
+def test_one_section_is_kept_of_texts_as_they_are(tmp_path: Path) -> None:
+    source = Made(2, findings=lambda _: "No nodule.", impression=lambda _: "Normal.")
+    for section, text in (
+        ("text", "FINDINGS: No nodule.\nIMPRESSION: Normal."),
+        ("findings", "No nodule."),
+        ("impression", "Normal."),
+    ):
+        prepare(source, tmp_path / section, settings(text="as-is", section=section))
+        assert PreparedStudies(tmp_path / section).texts([0]) == [text]
+
+
 def test_sixteen_bits_survive(tmp_path: Path) -> None:
     ramp = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) * 60
     prepare(Made(1, image=lambda _: ramp), tmp_path, settings(image_bits=16))

@@ -102,7 +102,8 @@ class RowMaker:
         if not raw:
             return "", own, "the source has none"
         if self.cleaner is None:
-            return raw, own, ""
+            part = raw if self.settings.section == "text" else getattr(study, self.settings.section)
+            return part, own, "" if part else "the section is empty"
         report = self.cleaner.clean(raw)
         text = getattr(report, self.settings.section)
         reason = ""

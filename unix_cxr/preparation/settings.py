@@ -18,7 +18,7 @@ class PreparationSettings(BaseModel):
         image_size: side of the square images in pixels; the aspect ratio is kept.
         image_bits: 8 or 16 bits per pixel.
         text: preset of the report cleaner; "as-is" keeps the source's text.
-        section: which part of a cleaned report is kept; "text" is findings and impression.
+        section: which part of a report is kept; "text" is findings and impression.
         require_text: leave out studies without a text.
         views: views that are kept; "" is an unknown one.
         refuse_pictures: what a look at a picture may find that leaves it out; see
