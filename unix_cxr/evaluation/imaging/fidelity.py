@@ -227,6 +227,8 @@ def _centred(
     smaller; the spread is right, the place is not.
     """
     moved = replicates - replicates.mean() + value if len(replicates) else replicates
+    if name.startswith("fd"):
+        moved = moved.clamp_min(0)  # a Fréchet distance has no negative values
     interval = None
     notes = list(notes)
     if len(moved):
