@@ -21,7 +21,6 @@ from unix_cxr.data.phantom.description import (
     Zone,
 )
 from unix_cxr.data.phantom.oracle import (
-    RELIABLE_KINDS,
     MeasuredFinding,
     measure,
     measure_batch,
@@ -46,7 +45,6 @@ __all__ = [
     "EXTENTS",
     "KINDS",
     "LABELS",
-    "RELIABLE_KINDS",
     "SIDED",
     "SIDES",
     "ZONED",

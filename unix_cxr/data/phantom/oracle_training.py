@@ -58,9 +58,9 @@ class OracleTraining:
         seed: of weights, order and perturbations.
     """
 
-    count: int = 14000
+    count: int = 24000
     calibration: int = 3000
-    steps: int = 1400
+    steps: int = 4000
     batch: int = 64
     learning_rate: float = 2e-3
     seed: int = 0
