@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from unix_cxr import __version__
-from unix_cxr.data.phantom import render_batch, reports_of
+from unix_cxr.data.phantom import Phantom, render_batch, reports_of
 from unix_cxr.evaluation.phantom_controls import (
     FRESH_SEED,
     DrawnControl,
@@ -61,6 +61,17 @@ def written_json(control: WrittenControl) -> dict:
     }
 
 
+def text_of(phantom: Phantom, sections: str) -> str:
+    findings, impression, _ = reports_of(phantom)
+    if sections == "findings":
+        return findings
+    return f"FINDINGS: {findings}\nIMPRESSION: {impression}"
+
+
+def findings_of(report: str) -> str:
+    return report.split("IMPRESSION:", maxsplit=1)[0].removeprefix("FINDINGS:").strip()
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -69,6 +80,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--first-seed", type=int, default=FRESH_SEED)
     parser.add_argument("--guidance-scale", type=float, default=None)
+    parser.add_argument(
+        "--sections", choices=["findings", "both"], default="findings", help="that it learned"
+    )
     parser.add_argument("--batch-size", type=int, default=50)
     options = parser.parse_args()
     pipeline = UniXPipeline.from_pretrained(options.model)
@@ -79,7 +93,7 @@ def main() -> None:
     drawn, passed, reports = [], [], []
     for first in tqdm(range(0, options.count, options.batch_size), unit="batch"):
         part = phantoms[first : first + options.batch_size]
-        texts = [reports_of(phantom)[0] for phantom in part]
+        texts = [text_of(phantom, options.sections) for phantom in part]
         seeds = [phantom.seed for phantom in part]
         output = pipeline(
             texts, seed=seeds, output_type="pt", guidance_scale=options.guidance_scale
@@ -87,13 +101,15 @@ def main() -> None:
         drawn.append(output.images[:, 0].clamp(0, 1))
         own = films[first : first + len(part)]
         passed.append(decode(encode(own[:, None], pipeline.vae), pipeline.vae)[:, 0])
-        reports += pipeline.describe([film.numpy() for film in own], max_new_tokens=120).reports
+        written = pipeline.describe([film.numpy() for film in own], max_new_tokens=120).reports
+        reports += [findings_of(report) for report in written]
     pictures = torch.cat(drawn)
     tree = {
         "model": pipeline.model_id,
         "phantoms": options.count,
         "first_seed": options.first_seed,
         "size": size,
+        "sections": options.sections,
         "guidance_scale": options.guidance_scale or pipeline.defaults.guidance_scale,
         "drawn": drawn_json(score_drawn(phantoms, pictures)),
         "ceiling": drawn_json(score_drawn(phantoms, films)),
