@@ -193,6 +193,8 @@ def main() -> None:
     known = json.loads(options.out.read_text()) if options.append else None
     texts = [row.text for row in read_rows(options.openi) if row.text]
     runs: list[dict[str, Any]] = []
+    if options.scratch:
+        options.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         for rows in options.rows:
             source = Path(folder) / f"corpus{rows}.jsonl"
