@@ -181,6 +181,25 @@ def test_a_finished_folder_is_left_alone_or_refused(tmp_path: Path) -> None:
         prepare(Made(), tmp_path, settings(image_size=64, text="as-is"))
 
 
+def test_a_run_killed_at_its_very_end_leaves_a_whole_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(Made(), tmp_path / "whole", settings())
+    unlink = Path.unlink
+
+    def power_cut(path: Path, *, missing_ok: bool = False) -> None:
+        if path.name == JOURNAL:
+            raise StopError
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", power_cut)
+    with pytest.raises(StopError):
+        prepare(Made(), tmp_path / "out", settings())
+    monkeypatch.undo()
+    prepare(Made(), tmp_path / "out", settings())
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_an_unfinished_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StopError):
         prepare(Made(), tmp_path, settings(), progress=_stop_after(1))

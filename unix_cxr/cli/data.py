@@ -95,16 +95,18 @@ def typed(values: dict[str, str]) -> dict[str, object]:
     >>> typed({"size": "64", "dirty": "true", "reports": "files/reports"})
     {'size': 64, 'dirty': True, 'reports': 'files/reports'}
     """
-    import yaml
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        words = {"true": True, "false": False}
+        found[name] = int(value) if value.isdigit() else words.get(value.lower(), value)
+    return found
 
-    return {name: yaml.safe_load(value) for name, value in values.items()}
 
-
-def counter(what: str) -> Callable[[int], None]:
-    """Writes to standard error how far it is, every hundred."""
+def counter(what: str, every: int = 100) -> Callable[[int], None]:
+    """Writes to standard error how far it is, every so many."""
 
     def tell(done: int) -> None:
-        if done % 100 == 0:
+        if done % every == 0:
             typer.echo(f"\r{done:,} {what}", nl=False, err=True)
 
     return tell

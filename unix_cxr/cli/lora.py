@@ -41,8 +41,7 @@ def lora(
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from unix_cxr.cli.options import resolve_device
-    from unix_cxr.training.guards import RunStopped
+    from unix_cxr.cli.options import ending_well_when_stopped, resolve_device
     from unix_cxr.training.lora import train_lora
     from unix_cxr.training.lora_settings import lora_settings
 
@@ -63,11 +62,8 @@ def lora(
         },
         set_ or [],
     )
-    try:
+    with ending_well_when_stopped():
         summary = train_lora(
             model, data, out, settings, device=resolve_device(device), dry_run=dry_run
         )
-    except RunStopped as stop:
-        typer.echo(str(stop), err=True)
-        return
     typer.echo(json_module.dumps(summary.as_dict()) if json else summary.text())

@@ -76,7 +76,7 @@ def prepare(
         settings,
         workers=workers,
         device=resolve_device(device),
-        progress=None if json else counter("studies"),
+        progress=None if json else counter("studies", every=1),
     )
     manifest = made.manifest
     if json:

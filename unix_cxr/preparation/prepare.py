@@ -21,6 +21,7 @@ from unix_cxr.preparation.cached import Cacher, load_cachers
 from unix_cxr.preparation.rows import LeftOut, RowMaker
 from unix_cxr.preparation.settings import PreparationSettings
 from unix_cxr.preparation.shards import (
+    JOURNAL,
     FinishedShard,
     Journal,
     ShardWriter,
@@ -135,8 +136,9 @@ def _finish(
         left_out=dict(left_out),
         **shapes,
     )
-    manifest.save(folder)
-    journal.close()
+    journal.write_problems()
+    manifest.save(folder)  # from here on the folder is prepared
+    journal.path.unlink()
     return Prepared(folder, manifest, resumed)
 
 
@@ -170,6 +172,7 @@ def _done_before(folder: Path, identity: dict[str, Any]) -> Prepared:
             f"{folder} is prepared already, with another {', '.join(changed)}; give another --out "
             "or remove the folder"
         )
+    (folder / JOURNAL).unlink(missing_ok=True)  # of a run that was killed at its very end
     return Prepared(folder, manifest, len(manifest.shards))
 
 

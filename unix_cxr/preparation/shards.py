@@ -73,13 +73,12 @@ class Journal:
             total.update(finished.left_out)
         return dict(sorted(total.items()))
 
-    def close(self) -> None:
-        """Write the list of problems and remove the journal: the manifest stands for it now."""
+    def write_problems(self) -> None:
+        """Write the list of what was left out."""
         problems = [problem for finished in self.finished for problem in finished.problems]
         with replacing(self.path.parent / PROBLEMS) as path:
             lines = [json.dumps(problem, ensure_ascii=False) + "\n" for problem in problems]
             path.write_text("".join(lines), encoding="utf-8")
-        self.path.unlink()
 
 
 class ShardWriter:
