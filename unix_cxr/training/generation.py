@@ -22,7 +22,7 @@ from unix_cxr.pipelines.processing import UniXProcessor
 from unix_cxr.training.batches import CaptionedLatentBatch, generator_of
 from unix_cxr.training.images import ImageStore, PreparedStore
 from unix_cxr.training.losses import LossTerm
-from unix_cxr.training.settings import GenerationObjectiveSettings
+from unix_cxr.training.objective_settings import GenerationObjectiveSettings
 from unix_cxr.training.understanding import text_order
 
 

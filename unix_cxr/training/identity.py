@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from unix_cxr.pipelines.processing import UniXProcessor
+from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.settings import Recipe, StageSettings
 
 _HARMLESS: Final = frozenset(
@@ -21,11 +22,6 @@ _HARMLESS: Final = frozenset(
         "workers",
     }
 )
-_SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "autoencoder": ("autoencoder",),
-    "understanding": ("model",),
-    "generation": ("autoencoder", "model"),
-}
 
 
 def changed_keys(stored: str, recipe: str, stage: StageSettings) -> list[str]:
@@ -67,7 +63,7 @@ def _relevant(recipe: Recipe, stage: StageSettings) -> dict[str, Any]:
         "data": recipe.data.model_dump(exclude={"root"}),
         f"stages.{stage.name}": stage.model_dump(exclude=set(harmless)),
     }
-    for section in _SECTIONS[stage.objective.kind]:
+    for section in KINDS[stage.objective.kind].sections:
         tree[section] = getattr(recipe, section).model_dump()
     return dict(_leaves("", tree))
 

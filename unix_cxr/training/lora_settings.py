@@ -7,13 +7,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unix_cxr.models.adapters import AdapterSettings, Preset
-from unix_cxr.training.settings import (
+from unix_cxr.training.objective_settings import (
     Fraction,
     GenerationObjectiveSettings,
     Positive,
-    StageSettings,
     UnderstandingObjectiveSettings,
 )
+from unix_cxr.training.settings import StageSettings
 
 STAGE: Final = "lora"
 _HARMLESS: Final = frozenset(

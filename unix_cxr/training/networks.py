@@ -1,10 +1,9 @@
 """The networks of a recipe and their processor, and the weights that they begin with."""
 
 import logging
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -17,17 +16,13 @@ from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
 from unix_cxr.training.data import RecipeData
 from unix_cxr.training.identity import processor_fingerprint
+from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.plan import parts_of
 from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.stages import ALWAYS_FROZEN, matches
 from unix_cxr.training.starting import load_model_weights, load_processor, load_vae_weights
 from unix_cxr.training.tokenizer import train_tokenizer
 
-_NETWORKS: Final[Mapping[str, tuple[str, ...]]] = {
-    "autoencoder": ("vae",),
-    "understanding": ("model", "processor"),
-    "generation": ("vae", "model", "processor"),
-}
 logger = logging.getLogger(__name__)
 
 
@@ -155,7 +150,7 @@ class Networks:
 
     def fingerprints(self, stage: StageSettings) -> dict[str, str]:
         """Fingerprints of everything that a stage begins with, by name."""
-        names = _NETWORKS[stage.objective.kind]
+        names = KINDS[stage.objective.kind].networks
         makers = {
             "vae": lambda: fingerprint(self.vae),
             "model": lambda: fingerprint(self.model),

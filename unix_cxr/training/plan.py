@@ -5,22 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from unix_cxr.training.settings import GenerationObjectiveSettings, StageSettings
+from unix_cxr.training.kinds import KINDS
+from unix_cxr.training.objective_settings import GenerationObjectiveSettings
+from unix_cxr.training.settings import StageSettings
 from unix_cxr.training.stages import ALWAYS_FROZEN, learning_names, matches
-
-READS: Final[Mapping[str, tuple[str, ...]]] = {
-    "autoencoder": ("vae.*",),
-    "understanding": ("model.vision.*", "model.connector.*", "model.language_model.*"),
-    "generation": ("model.language_model.model.*", "model.generation.*", "vae.*"),
-}
-"""Parameters that a stage's objective runs through, by the objective's kind."""
-
-OBJECTIVE_HAS: Final[Mapping[str, tuple[str, ...]]] = {
-    "autoencoder": ("vae.*",),
-    "understanding": ("model.*",),
-    "generation": ("model.*",),
-}
-"""Parameters among which a stage's patterns choose, by the objective's kind."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +155,7 @@ def plan_stage(
     """
     kind = stage.objective.kind
     learning = learning_of(stage, sizes)
-    read = [name for name in sizes if matches(name, READS[kind])]
+    read = [name for name in sizes if matches(name, KINDS[kind].reads)]
     frozen = [name for name in read if name not in learning]
     random = [n for n in frozen if n not in known and not matches(n, ALWAYS_FROZEN)]
     if random and not stage.allow_random and state != LEFT_OUT:
@@ -200,7 +188,7 @@ def learning_of(stage: StageSettings, names: Mapping[str, object]) -> set[str]:
     Raises:
         ValueError: a pattern matches nothing, or nothing is left to learn.
     """
-    among = [name for name in names if matches(name, OBJECTIVE_HAS[stage.objective.kind])]
+    among = [name for name in names if matches(name, KINDS[stage.objective.kind].chooses)]
     return set(learning_names(among, stage.trains, stage.freezes))
 
 

@@ -16,8 +16,14 @@ from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource, lat
 from unix_cxr.training.checkpoints import checkpoints
 from unix_cxr.training.generation import CaptionedLatentSource, GenerationObjective
 from unix_cxr.training.identity import changed_keys
+from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.loop import Trainer
 from unix_cxr.training.networks import Networks
+from unix_cxr.training.objective_settings import (
+    AutoencoderObjectiveSettings,
+    GenerationObjectiveSettings,
+    UnderstandingObjectiveSettings,
+)
 from unix_cxr.training.plan import (
     LEFT_OUT,
     RunSummary,
@@ -28,13 +34,7 @@ from unix_cxr.training.plan import (
     plan_stage,
 )
 from unix_cxr.training.processes import Processes
-from unix_cxr.training.settings import (
-    AutoencoderObjectiveSettings,
-    GenerationObjectiveSettings,
-    Recipe,
-    StageSettings,
-    UnderstandingObjectiveSettings,
-)
+from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.starting import load_model_weights, load_vae_weights
 from unix_cxr.training.understanding import ReportSource, UnderstandingObjective
 
@@ -288,8 +288,8 @@ class RecipeRun(Networks):
     def _finished(self, stage: StageSettings) -> dict[str, Any] | None:
         """The record of a stage that was finished under the same recipe."""
         folder = self.folder / stage.name
-        export = "vae" if stage.objective.kind == "autoencoder" else "model"
-        if not (folder / FINISHED).is_file() or not (folder / export).is_dir():
+        exported = folder / KINDS[stage.objective.kind].exports
+        if not (folder / FINISHED).is_file() or not exported.is_dir():
             return None
         try:
             record: dict[str, Any] = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
@@ -326,7 +326,7 @@ class RecipeRun(Networks):
                 f"{', '.join(others)} than this run has; remove {folder} to train it anew, or "
                 "give another output folder"
             )
-        if stage.objective.kind == "autoencoder":
+        if KINDS[stage.objective.kind].exports == "vae":
             load_vae_weights(self.vae, folder / "vae")
         else:
             load_model_weights(self.model, folder / "model")

@@ -5,17 +5,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+from unix_cxr.training.kinds import KINDS
+from unix_cxr.training.objective_settings import (
+    Fraction,
+    ObjectiveSettings,
+    Positive,
+    StrictSettings,
+)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSettings(_Strict):
+class DataSettings(StrictSettings):
     """Which studies are read, and at which size.
 
     Args:
@@ -44,7 +45,7 @@ class DataSettings(_Strict):
         return self
 
 
-class AutoencoderSettings(_Strict):
+class AutoencoderSettings(StrictSettings):
     """Sizes of the autoencoder; see `build_autoencoder`."""
 
     channels: tuple[int, ...]
@@ -54,7 +55,7 @@ class AutoencoderSettings(_Strict):
     norm_groups: Annotated[int, Field(ge=1)]
 
 
-class ModelSettings(_Strict):
+class ModelSettings(StrictSettings):
     """Sizes of the model; see `UniXConfig`.
 
     A token of the generation branch holds a square of `latent_patch_size` by as many latents.
@@ -76,54 +77,7 @@ class ModelSettings(_Strict):
     latent_patch_size: Annotated[int, Field(ge=1)] = 1
 
 
-class AutoencoderObjectiveSettings(_Strict):
-    """L1 + KL + gradient difference, with their weights.
-
-    Args:
-        crop: side of random crops to train on, in pixels; None trains on whole images. Crops give
-            more steps per second early on.
-    """
-
-    kind: Literal["autoencoder"]
-    l1: Positive
-    kl: Positive
-    structure: Positive
-    crop: Annotated[int, Field(ge=32, multiple_of=16)] | None = None
-
-
-class UnderstandingObjectiveSettings(_Strict):
-    """Cross-entropy of the report's tokens, given the image."""
-
-    kind: Literal["understanding"]
-
-
-class GenerationObjectiveSettings(_Strict):
-    """Flow matching of the latents, given the caption.
-
-    Args:
-        caption_dropout: share of captions replaced by the empty context.
-        timestep_shift: shift of the logit-normal training times.
-        understanding_gradient: 1 trains the understanding branch jointly, 0 freezes it.
-        augmented_copies: latents that are cached per image, each of another augmentation.
-        prepared_moments: take the latents' moments from the prepared folder in the place of
-            encoding the images when the stage begins; they are not augmented.
-    """
-
-    kind: Literal["generation"]
-    caption_dropout: Fraction
-    timestep_shift: Positive
-    understanding_gradient: Fraction
-    augmented_copies: Annotated[int, Field(ge=1)]
-    prepared_moments: bool = False
-
-
-ObjectiveSettings = Annotated[
-    AutoencoderObjectiveSettings | UnderstandingObjectiveSettings | GenerationObjectiveSettings,
-    Field(discriminator="kind"),
-]
-
-
-class StageSettings(_Strict):
+class StageSettings(StrictSettings):
     """One stage: what it minimises, what learns, for how long and how fast.
 
     Args:
@@ -184,7 +138,7 @@ class StageSettings(_Strict):
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
 
 
-class Recipe(_Strict):
+class Recipe(StrictSettings):
     """A whole training run: data, sizes, and the stages in their order."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
@@ -254,15 +208,10 @@ def _explain(problem: Mapping[str, Any]) -> str:
 
 def _known_keys(location: Sequence[str | int]) -> list[str]:
     parts = [part for part in location[:-1] if isinstance(part, str)]
-    kinds: dict[str, type[BaseModel]] = {
-        "autoencoder": AutoencoderObjectiveSettings,
-        "understanding": UnderstandingObjectiveSettings,
-        "generation": GenerationObjectiveSettings,
-    }
     if not parts:
         return list(Recipe.model_fields)
     if "objective" in parts:
-        return list(kinds[parts[-1]].model_fields)
+        return list(KINDS[parts[-1]].settings.model_fields)
     sections: dict[str, type[BaseModel]] = {
         "data": DataSettings,
         "autoencoder": AutoencoderSettings,
