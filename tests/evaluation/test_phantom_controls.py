@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from unix_cxr.data.phantom import SIDED, render_batch, reports_of
-from unix_cxr.evaluation.phantom_controls import fresh_phantoms, score_drawn, score_written
+from unix_cxr.data.phantom import SIDED, measure_batch, render_batch, reports_of, stated
+from unix_cxr.data.phantom.oracle_scoring import score_measured
+from unix_cxr.evaluation.phantom_controls import (
+    film_counts,
+    fresh_phantoms,
+    score_drawn,
+    score_written,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +32,14 @@ def test_true_films_have_the_side_and_mirrored_ones_do_not(
     assert true.imagined < 0.05
     assert mirrored.side_accuracy < 0.1
     assert mirrored.found > 0.8
+
+
+def test_the_counting_is_the_oracles_own(phantoms: list, films: torch.Tensor) -> None:
+    shown = films.roll(1, 0)  # found, missed, imagined, right and wrong: all occur
+    counted = score_drawn(phantoms, shown).kinds
+    assert counted == score_measured(phantoms, measure_batch(shown))
+    assert sum(score.found for score in counted.values()) > 0
+    assert sum(score.found - score.side_right for score in counted.values()) > 0
 
 
 def test_films_of_other_prompts_do_not_pass(phantoms: list, films: torch.Tensor) -> None:
@@ -61,3 +75,8 @@ def test_a_wrong_side_costs_only_the_sided_score(phantoms: list) -> None:
 def test_numbers_must_agree(phantoms: list) -> None:
     with pytest.raises(ValueError, match="1 reports for 60 phantoms"):
         score_written(phantoms, ["No pneumothorax."])
+    with pytest.raises(ValueError, match="0 films for 1 texts or phantoms; give one each"):
+        film_counts([[]], [])
+    (finding, *_) = next(phantom.findings for phantom in phantoms if phantom.findings)
+    with pytest.raises(ValueError, match="a kind of finding once"):
+        film_counts([[stated(finding), stated(finding)]], [[]])

@@ -1,21 +1,36 @@
 """What a model does with phantoms, held against their truth: sides that are drawn, findings read.
 
-Axes: b films, h rows, w columns.
+Axes: b films, h rows, w columns, k kinds of findings, c counts.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from unix_cxr.data.phantom import KINDS, SIDED, Kind, Phantom, parse, sample_phantom
+from unix_cxr.data.phantom import (
+    KINDS,
+    SIDED,
+    Kind,
+    MeasuredFinding,
+    Phantom,
+    Stated,
+    parse,
+    sample_phantom,
+    stated,
+)
 from unix_cxr.data.phantom.oracle import measure_batch
-from unix_cxr.data.phantom.oracle_scoring import KindScore, score_measured
+from unix_cxr.data.phantom.oracle_scoring import KindScore
 
 FRESH_SEED: Final = 2_000_000
 """First of the seeds that controls use: below those of the oracle, above those of any recipe."""
+
+
+COUNTS: Final = tuple(field.name for field in fields(KindScore))
+"""Columns of `film_counts`: what `KindScore` holds of a kind."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +132,56 @@ def score_drawn(phantoms: Sequence[Phantom], films: Float[Tensor, "b h w"]) -> D
     Raises:
         ValueError: not as many films as phantoms, or films that the oracle cannot read.
     """
-    return DrawnControl(score_measured(phantoms, measure_batch(films)))
+    wanted = [[stated(finding) for finding in phantom.findings] for phantom in phantoms]
+    totals = film_counts(wanted, measure_batch(films)).sum(dim=0).tolist()
+    scores = (KindScore(**dict(zip(COUNTS, row, strict=True))) for row in totals)
+    return DrawnControl(dict(zip(KINDS, scores, strict=True)))
+
+
+def film_counts(
+    wanted: Sequence[Sequence[Stated]], seen: Sequence[Sequence[MeasuredFinding]]
+) -> Int[Tensor, "b k c"]:
+    """What was asked for against what is there, film by film and kind by kind.
+
+    A finding that is not seen is on no side, so it never counts as `side_right`.
+
+    Args:
+        wanted: findings of each film, at most one of a kind.
+        seen: what the oracle measured in it.
+
+    Returns:
+        The counts named by `COUNTS`, each 0 or 1, for every kind of `KINDS`.
+
+    Raises:
+        ValueError: not as many films on both sides, or a kind that a film is asked for twice.
+    """
+    if len(wanted) != len(seen):
+        raise ValueError(f"{len(seen)} films for {len(wanted)} texts or phantoms; give one each")
+    rows = []
+    for asked, measured in zip(wanted, seen, strict=True):
+        by_kind = {one.kind: one for one in asked}
+        if len(by_kind) != len(asked):
+            kinds = sorted(one.kind for one in asked)
+            raise ValueError(f"a phantom has a kind of finding once, got {kinds}")
+        there: dict[Kind, MeasuredFinding] = {}
+        for found in measured:
+            there.setdefault(found.kind, found)
+        rows.append([_counts(by_kind.get(kind), there.get(kind)) for kind in KINDS])
+    return torch.tensor(rows).reshape(len(rows), len(KINDS), len(COUNTS))
+
+
+def _counts(wanted: Stated | None, seen: MeasuredFinding | None) -> list[int]:
+    """One row of `film_counts`, in the order of `COUNTS`."""
+    if wanted is None:
+        return [0, 0, 1, int(seen is not None), 0, 0, 0]
+    if seen is None:
+        return [1, 0, 0, 0, 0, 0, 0]
+    same = (
+        wanted.side == seen.side,
+        wanted.severity == seen.severity,
+        wanted.zone == seen.zone,
+    )
+    return [1, 1, 0, 0, *map(int, same)]
 
 
 def score_written(phantoms: Sequence[Phantom], reports: Sequence[str]) -> WrittenControl:

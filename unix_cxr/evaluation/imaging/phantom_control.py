@@ -1,20 +1,20 @@
 """The control: X-rays drawn from texts about phantoms, read by an oracle that knows the truth.
 
-Axes: n X-rays, s statistics per X-ray.
+The counting is that of `unix_cxr.evaluation.phantom_controls`; here it gets intervals.
+
+Axes: n X-rays, s statistics per X-ray, k kinds of findings, c counts.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unix_cxr.data.phantom.description import KINDS, SIDED, Kind
-from unix_cxr.data.phantom.oracle import MeasuredFinding, measure
-from unix_cxr.data.phantom.wording import Statements, parse
+from unix_cxr.data.phantom import KINDS, SIDED, Statements, measure, parse
 from unix_cxr.evaluation.corpus_metric import CorpusMetric, Resampling
 from unix_cxr.evaluation.imaging.image_sets import ImageSet
+from unix_cxr.evaluation.phantom_controls import COUNTS, film_counts
 from unix_cxr.evaluation.results import MetricResult
 
 ORACLE_SIDE: Final = 128
@@ -33,9 +33,9 @@ def share_of_sums(sums: Float[Tensor, "r 2"]) -> Float[Tensor, " r"]:
 
 
 def about_phantoms(images: ImageSet) -> bool:
-    """Whether every X-ray's text is one about phantoms, and at least one states a finding."""
+    """Whether every X-ray's text is one about a phantom, and at least one states a finding."""
     stated = [parse(one.text) for one in images if one.text.strip()]
-    if len(stated) < len(images) or any(one.unknown for one in stated):
+    if len(stated) < len(images) or any(one.unknown or _repeats(one) for one in stated):
         return False
     return any(one.present for one in stated)
 
@@ -50,31 +50,55 @@ def measure_phantom_control(images: ImageSet, resampling: Resampling) -> list[Me
         resampling: the bootstrap.
 
     Returns:
-        `oracle/f1` over all kinds, `oracle/f1/KIND` for each that occurs, and `oracle/side`: share
-        of the findings found whose side is the stated one.
+        `oracle/f1` over all kinds, `oracle/f1/KIND` for each that occurs, and `oracle/side`: of all
+        stated findings with a side, the share that is drawn on that side. One that the oracle does
+        not find counts as the wrong side, which the signature says.
 
     Raises:
-        ValueError: a text states nothing that phantoms have.
+        ValueError: a text states nothing that phantoms have, or a kind twice.
     """
-    stated = [_stated(one.text, one.id) for one in images]
-    measured = [measure(_film(one.load())) for one in images]
-    rows = {kind: _counts(kind, stated, measured) for kind in KINDS}
+    wanted = [_findings(one.text, one.id) for one in images]
+    seen = [measure(_film(one.load())) for one in images]
+    counts = film_counts([list(one.present) for one in wanted], seen).double()
     facts = {"oracle": "unix_cxr.data.phantom", "size": ORACLE_SIDE}
-    metrics = [("oracle/f1", torch.stack(list(rows.values())).sum(dim=0))]
-    metrics += [(f"oracle/f1/{kind}", counts) for kind, counts in rows.items() if counts.any()]
+    f1 = {kind: _f1_statistics(counts[:, [row]]) for row, kind in enumerate(KINDS)}
+    metrics = [("oracle/f1", _f1_statistics(counts))]
+    metrics += [(f"oracle/f1/{kind}", rows) for kind, rows in f1.items() if rows.any()]
     results = [
         CorpusMetric(name, f1_of_sums, facts=facts, comparable=False).measure(
-            counts, images.ids, images.groups, resampling
+            rows, images.ids, images.groups, resampling
         )
-        for name, counts in metrics
+        for name, rows in metrics
     ]
-    sides = torch.tensor(
-        [_sides(a, b) for a, b in zip(stated, measured, strict=True)], dtype=torch.float64
-    )
+    sides = _side_statistics(counts)
     if sides[:, 1].any():
-        side = CorpusMetric("oracle/side", share_of_sums, facts=facts, comparable=False)
+        side = CorpusMetric(
+            "oracle/side",
+            share_of_sums,
+            facts=facts | {"not_found": "wrong side"},
+            comparable=False,
+        )
         results.append(side.measure(sides, images.ids, images.groups, resampling))
     return results
+
+
+def _column(counts: Float[Tensor, "n k c"], name: str) -> Float[Tensor, "n k"]:
+    column: Tensor = counts[:, :, COUNTS.index(name)]
+    return column
+
+
+def _f1_statistics(counts: Float[Tensor, "n k c"]) -> Float[Tensor, "n 3"]:
+    """True positives, false positives and false negatives of these kinds together."""
+    hits, alarms = _column(counts, "found"), _column(counts, "imagined")
+    misses = _column(counts, "present") - hits
+    return torch.stack([hits.sum(1), alarms.sum(1), misses.sum(1)], dim=1)
+
+
+def _side_statistics(counts: Float[Tensor, "n k c"]) -> Float[Tensor, "n 2"]:
+    """Findings on the stated side, and all that were stated, of kinds that have a side."""
+    sided = counts[:, [KINDS.index(kind) for kind in SIDED]]
+    columns = (_column(sided, "side_right"), _column(sided, "present"))
+    return torch.stack([column.sum(dim=1) for column in columns], dim=1)
 
 
 def _film(image: Float[Tensor, "1 h w"]) -> Float[Tensor, "h w"]:
@@ -84,34 +108,19 @@ def _film(image: Float[Tensor, "1 h w"]) -> Float[Tensor, "h w"]:
     return resize_and_pad(image[None], max(image.shape[-2:]))[0, 0].clamp(0, 1)
 
 
-def _stated(text: str, identity: str) -> Statements:
+def _findings(text: str, identity: str) -> Statements:
     found = parse(text)
     if found.unknown:
         raise ValueError(
             f"{identity}: {found.unknown[0]!r} is no sentence about phantoms; the control takes "
             "X-rays that were drawn from texts of unix_cxr.data.phantom"
         )
+    if _repeats(found):
+        raise ValueError(
+            f"{identity}: {text!r} states a kind of finding twice; a phantom has each once"
+        )
     return found
 
 
-def _counts(
-    kind: Kind, stated: Sequence[Statements], measured: Sequence[Sequence[MeasuredFinding]]
-) -> Float[Tensor, "n 3"]:
-    rows = []
-    for said, seen in zip(stated, measured, strict=True):
-        wanted = any(one.kind == kind for one in said.present)
-        found = any(one.kind == kind for one in seen)
-        rows.append([wanted and found, found and not wanted, wanted and not found])
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def _sides(said: Statements, seen: Sequence[MeasuredFinding]) -> tuple[int, int]:
-    """Findings on the stated side, and findings of a kind with sides that were found at all."""
-    right = whole = 0
-    for kind in SIDED:
-        wanted = {one.side for one in said.present if one.kind == kind}
-        found = {one.side for one in seen if one.kind == kind}
-        if wanted and found:
-            whole += 1
-            right += wanted == found
-    return right, whole
+def _repeats(found: Statements) -> bool:
+    return len({one.kind for one in found.present}) < len(found.present)
