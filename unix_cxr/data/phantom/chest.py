@@ -17,8 +17,10 @@ from torch import Tensor
 from unix_cxr.data.phantom.bodies import (
     Ellipsoid,
     bell,
+    chain,
     distance_to_curve,
     magnification,
+    root,
     step,
     tube_path,
 )
@@ -91,7 +93,7 @@ class Grid:
 
     def of(self, rows: Tensor) -> "Grid":
         """The grid of some of the phantoms."""
-        return Grid(self.x[rows], self.y[rows], self.pixel[rows])
+        return Grid(*(value.index_select(0, rows) for value in (self.x, self.y, self.pixel)))
 
 
 def detector(columns: Columns, size: int) -> Grid:
@@ -131,7 +133,7 @@ class Lungs:
 
     def of(self, rows: Tensor) -> "Lungs":
         """The lungs of some of the phantoms."""
-        return Lungs(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Lungs(*(getattr(self, field.name).index_select(0, rows) for field in fields(self)))
 
 
 def lungs_of(columns: Columns, grid: Grid) -> Lungs:
@@ -141,14 +143,14 @@ def lungs_of(columns: Columns, grid: Grid) -> Lungs:
     center, across, height = lung_shape(columns, y)
     cut = height.abs().pow(3)
     level = ((out - center) / across).square() + cut
-    wall = center + across * (1 - cut).clamp_min(0).sqrt()
-    deep = columns["chest_depth"] * 0.95 * (1 - level).clamp_min(0).sqrt()
+    wall = center + across * root(1 - cut)
+    deep = columns["chest_depth"] * 0.95 * root(1 - level)
     top = torch.where(left, columns["dome_left"], columns["dome_right"])
     fall = (columns["recess"] - top) / (0.47 * columns["chest_width"]).square()
     aside = out - 0.5 * columns["chest_width"]
     dome = top + fall * aside.square() * (0.3 + 0.7 * (aside > 0))
     # lung remains in front of and behind the dome, which falls by 4.5 cm towards both walls
-    covered = ((y - dome).clamp_min(0) * (columns["chest_depth"].square() / 4.5)).sqrt()
+    covered = root((y - dome) * (columns["chest_depth"].square() / 4.5))
     return Lungs(x, y, left, out, level, wall, dome, deep, 2 * (deep - covered).clamp_min(0))
 
 
@@ -195,7 +197,7 @@ def airway_path(columns: Columns, grid: Grid) -> Float[Tensor, "b h w"]:
     carina = columns["carina"]
     trachea = tube_path(x, 0.85) * step(carina - y, 0.15)
     zero = torch.zeros_like(carina)
-    branch = [(zero, carina), (zero + 3.2, carina + 2.6)]
+    branch = chain([(zero, carina), (zero + 3.2, carina + 2.6)])
     bronchi = tube_path(distance_to_curve(x.abs(), y, branch), 0.55)
     return torch.maximum(trachea, bronchi)
 
@@ -205,10 +207,10 @@ def body_path(columns: Columns, grid: Grid) -> Float[Tensor, "b h w"]:
     out, y = grid.x.abs(), grid.y
     width = columns["chest_width"] + columns["wall"] + 1.0
     depth = columns["chest_depth"] + columns["wall"]
-    trunk = 2 * depth * (1 - (out / width).square().square()).clamp_min(0).sqrt()
+    trunk = 2 * depth * root(1 - (out / width).square().square())
     trunk = trunk * step(y - columns["apex"], 1.6) * (1 + 0.012 * y.clamp_min(0))
     below = y - columns["apex"] + 5.2 - 0.2 * (out - 5)
-    shoulder = 19 * (below / 7).clamp(0, 1).sqrt() * step(3.0 - y, 2.5)
+    shoulder = 19 * root((below / 7).clamp_max(1)) * step(3.0 - y, 2.5)
     neck = tube_path(out, 5.8) * step(columns["apex"] + 2 - y, 1.0)
     arm = 1.3 * tube_path(out - columns["arms"] - 5.0, 5.0) * step(y + 11, 1.5)
     return torch.maximum(torch.maximum(trunk, shoulder), torch.maximum(neck, arm))
@@ -233,16 +235,15 @@ def soft_extras(columns: Columns, grid: Grid) -> Float[Tensor, "b h w"]:
 
 @dataclass(frozen=True)
 class Break:
-    """Three broken ribs of each phantom that has them; nothing where `amount` is 0."""
+    """Three broken ribs of each phantom: side, number of the middle one, and where along them."""
 
-    amount: Tensor
     sign: Tensor
     rib: Tensor
     along: Tensor
 
     def near(self, grid: Grid, wall: Tensor) -> Tensor:
         """Distance along the ribs to the break, in cm; far away on the other side."""
-        far = 100.0 * ((grid.x.sign() != self.sign) | (self.amount == 0))
+        far = 100.0 * (grid.x.sign() != self.sign)
         return grid.x.abs() - self.along * wall + far
 
 
@@ -254,18 +255,18 @@ def ribs(columns: Columns, grid: Grid, lungs: Lungs, broken: Break | None) -> Te
     # below the diaphragm, scatter in the abdomen drowns most of a rib
     inside = step(1.03 - ratio, 0.02) * (0.45 + 0.55 * step(lungs.dome + 1 - lungs.y, 1.0))
     steep = 1 + 0.9 * ratio.square().square().square()
+    shown = inside * steep * 0.36
     fall = columns["rib_drop"] * ratio.pow(3)
-    y = back.y
+    front = _front(columns, grid, lungs)
     if broken is None:
-        return (
-            _rib_row(columns, y - fall, None) * inside * steep * 0.36 + _front(columns, grid, lungs)
-        ) * columns["bone"]
+        return (_rib_row(columns, back.y - fall, None) * shown + front) * columns["bone"]
     near = broken.near(back, wall)
-    y = y + 0.95 * step(near, 0.06) * step(20 - near.abs(), 1.0) * _band(columns, y - fall, broken)
-    gap = 1 - bell(near / 0.35) * _band(columns, y - fall, broken)
-    rows = _rib_row(columns, y - fall, None) * inside * steep * 0.36 * gap
-    callus = 0.95 * bell((near / 0.9).square()) * _rib_row(columns, y - fall, broken)
-    return (rows + _front(columns, grid, lungs)) * columns["bone"] + callus
+    moved = 0.95 * step(near, 0.06) * step(20 - near.abs(), 1.0)
+    y = back.y + moved * _band(columns, back.y - fall, broken) - fall
+    gap = 1 - bell(near / 0.35) * _band(columns, y, broken)
+    rows = _rib_row(columns, y, None) * shown * gap
+    callus = 0.95 * bell((near / 0.9).square()) * _rib_row(columns, y, broken)
+    return (rows + front) * columns["bone"] + callus
 
 
 def break_mask(columns: Columns, grid: Grid, lungs: Lungs, broken: Break) -> Tensor:
@@ -291,7 +292,7 @@ def _phase(columns: Columns, y: Tensor) -> Tensor:
 
 
 def _band(columns: Columns, y: Tensor, broken: Break) -> Tensor:
-    return (step(1.5 - (_phase(columns, y) - broken.rib).abs(), 0.02)) * broken.amount
+    return step(1.5 - (_phase(columns, y) - broken.rib).abs(), 0.02)
 
 
 def _rib_row(columns: Columns, y: Tensor, broken: Break | None) -> Tensor:
@@ -299,11 +300,11 @@ def _rib_row(columns: Columns, y: Tensor, broken: Break | None) -> Tensor:
     phase = _phase(columns, y)
     number = phase.round()
     squared = (phase - number).square() * (columns["rib_spacing"] / 0.56).square()
-    tube = (1 - squared).clamp_min(0).sqrt() - 0.45 * (0.62 - squared).clamp_min(0).sqrt()
+    tube = root(1 - squared) - 0.45 * root(0.62 - squared)
     chosen = (number >= 0) & (number <= _RIBS)
     if broken is not None:
         chosen = (number - broken.rib).abs() <= 1
-        return (1 - squared * 0.5).clamp_min(0) * chosen * broken.amount
+        return (1 - squared * 0.5).clamp_min(0) * chosen
     return tube * chosen
 
 
@@ -312,7 +313,7 @@ def other_bones(columns: Columns, grid: Grid) -> Float[Tensor, "b h w"]:
     back = grid.at(columns["zoom_back"])
     x = back.x - columns["spine_bend"] * (back.y * 0.17).sin()
     disc = (back.y * (2 * torch.pi / 2.35)).cos()
-    body = (1 - (x / 1.75).square().square()).clamp_min(0).sqrt() * (0.42 + 0.06 * disc)
+    body = root(1 - (x / 1.75).square().square()) * (0.42 + 0.06 * disc)
     pedicle = 0.10 * bell((x.abs() - 1.05) / 0.3) * disc.clamp_min(0)
     spine = body + pedicle + 0.12 * bell(x / 0.25)
     front = grid.at(columns["zoom_front"])

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unix_cxr.data.phantom.bodies import Ellipsoid, bell, bezier, decay, distance_to_curve, step
+from unix_cxr.data.phantom.bodies import Ellipsoid, bell, bezier, chain, decay, distance_to_curve, root, step
 from unix_cxr.data.phantom.chest import (
     HALF,
     LUNG,
@@ -86,14 +86,15 @@ class Scene:
 
     def of(self, rows: Tensor) -> "Scene":
         """The scene of some of the phantoms."""
+        some = torch.stack(list(self.columns.values())).index_select(1, rows)
         return Scene(
-            {name: column[rows] for name, column in self.columns.items()},
+            dict(zip(self.columns, some, strict=True)),
             self.grid.of(rows),
             self.lungs.of(rows),
-            self.cloud[rows],
-            self.air[rows],
-            self.markings[rows],
-            self.extra[rows],
+            self.cloud.index_select(0, rows),
+            self.air.index_select(0, rows),
+            self.markings.index_select(0, rows),
+            self.extra.index_select(0, rows),
         )
 
     def put(self, rows: Tensor, part: "Scene") -> None:
@@ -223,7 +224,7 @@ def nodule(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     path = ball.path(lungs.x, lungs.y)
     return replace(
         scene, air=scene.air - torch.minimum(path, scene.air), extra=scene.extra + 0.26 * path
-    ), path > 0
+    ), ball.level(lungs.x, lungs.y) < 1
 
 
 def hernia(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
@@ -238,7 +239,7 @@ def hernia(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     above = step(level - grid.y, 0.08)
     path = sac.path(grid.x, grid.y)
     extra = 0.10 * path - SOFT * 1.35 * gas.path(grid.x, grid.y) * above
-    return replace(scene, extra=scene.extra + extra), path > 0
+    return replace(scene, extra=scene.extra + extra), sac.level(grid.x, grid.y) < 1
 
 
 def _wire(scene: Scene, distance: Tensor, radius: float, depth: float) -> Tensor:
@@ -268,11 +269,11 @@ def line(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     cava = (shift - 2.0, apex + 5.5)
     tip = (shift - 2.1, apex + 10.5 + lesion.size)
     before = (torch.where(s > 0, shift - 1.0, shift - 2.6), apex + 2.6 + 0.8 * (s > 0))
-    points = [*bezier([entry, bend, before, cava]), tip]
+    points = torch.cat([bezier([entry, bend, before, cava]), chain([tip])], dim=1)
     distance = distance_to_curve(grid.x, grid.y, points)
     depth = _wire(scene, distance, 0.17, 1.5)
     outer = entry[0] + s * 1.0, entry[1] + 1.2
-    hub = distance_to_curve(grid.x, grid.y, [entry, outer])
+    hub = distance_to_curve(grid.x, grid.y, chain([entry, outer]))
     depth = depth + _wire(scene, hub, 0.3, 1.2)
     return replace(scene, extra=scene.extra + depth), torch.minimum(distance, hub) < _NEAR
 
@@ -284,7 +285,7 @@ def pacemaker(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     x, y = s * (8.6 + 1.6 * lesion.u), apex + 6.0 + 1.8 * lesion.v
     across = ((grid.x - x).abs() - half + 0.9).clamp_min(0)
     down = ((grid.y - y).abs() - half * 0.85 + 0.9).clamp_min(0)
-    edge = 0.9 - (across.square() + down.square()).sqrt()
+    edge = 0.9 - root(across.square() + down.square())
     box = step(edge, 0.06) * _METAL
     start, cava = (x - s * 0.5 * half, y - half * 0.8), (shift - 1.9, apex + 5.5)
     first = bezier([start, (s * 4.5, apex + 1.8), (shift - 1.5, apex + 2.4), cava], 6)
@@ -292,7 +293,7 @@ def pacemaker(scene: Scene, lesion: Lesion) -> tuple[Scene, Mask]:
     middle, low = torch.as_tensor(heart.x), torch.as_tensor(heart.y)
     end = (middle + 2.2, low + 2.6)
     second = bezier([cava, (shift - 2.6, apex + 11.5), (shift - 2.6, low + 3.4), end], 6)
-    distance = distance_to_curve(grid.x, grid.y, [*first, *second[1:]])
+    distance = distance_to_curve(grid.x, grid.y, torch.cat([first, second[:, 1:]], dim=1))
     depth = box + _wire(scene, distance, 0.14, 1.3)
     return replace(scene, extra=scene.extra + depth), (edge > 0) | (distance < _NEAR)
 

@@ -21,7 +21,7 @@ from unix_cxr.data.phantom.lesions import DRAWN, Lesion, Scene
 MIN_SIZE: Final = 32
 MAX_SIZE: Final = 1024
 _FINEST: Final = 128
-_CHUNK: Final = 16
+_RAYS: Final = 8 * _FINEST**2
 _SCATTER_CELLS: Final = 8
 _RIB_OF_PHASE_0: Final = 2
 _DARKEST: Final = 1e-5
@@ -64,17 +64,19 @@ def _in_chunks(
         raise ValueError("there are no phantoms to render; pass at least one")
     if not MIN_SIZE <= size <= MAX_SIZE:
         raise ValueError(f"size ({size}) must be {MIN_SIZE} to {MAX_SIZE} pixels")
+    rays = (size * _finer(size)) ** 2
+    chunk = max(1, _RAYS // rays)
     with torch.no_grad():
         return [
-            _render(phantoms[start : start + _CHUNK], size, with_masks=with_masks)
-            for start in range(0, len(phantoms), _CHUNK)
+            _render(phantoms[start : start + chunk], size, with_masks=with_masks)
+            for start in range(0, len(phantoms), chunk)
         ]
 
 
 def _render(
     phantoms: Sequence[Phantom], size: int, *, with_masks: bool
 ) -> tuple[Float[Tensor, "b h w"], Masks]:
-    finer = -(-_FINEST // size)
+    finer = _finer(size)
     columns = chest.columns_of(phantoms)
     grid = chest.detector(columns, size * finer)
     depth, masks = _optical_depth(phantoms, columns, grid)
@@ -90,6 +92,11 @@ def _render(
     if not with_masks:
         return films, {}
     return films, {kind: _pooled(mask.float(), finer) >= 0.5 for kind, mask in masks.items()}  # noqa: PLR2004
+
+
+def _finer(size: int) -> int:
+    """How many rays there are in each row of a pixel."""
+    return -(-_FINEST // size)
 
 
 def _pooled(values: Tensor, finer: int) -> Tensor:
@@ -124,32 +131,29 @@ def _optical_depth(
             rows = torch.tensor([row for row, _ in having])
             part, masks[kind][rows] = draw(scene.of(rows), Lesion.stack([f for _, f in having]))
             scene.put(rows, part)
-    broken, masks["fracture"] = _broken(phantoms, columns, grid, lungs)
+    ribs, masks["fracture"] = _ribs(phantoms, scene)
     vessels = _vessels(columns, lungs) * scene.markings
     depth = SOFT * (chest.body_path(columns, grid) + chest.soft_extras(columns, grid))
     depth = depth - (SOFT - LUNG) * scene.air - 0.5 * SOFT * chest.airway_path(columns, front)
     depth = depth + 0.065 * vessels * scene.air * (1 + 0.1 * cloud) + 0.016 * cloud * scene.air
-    depth = depth + chest.ribs(columns, grid, lungs, broken) + chest.other_bones(columns, grid)
+    depth = depth + ribs + chest.other_bones(columns, grid)
     return (depth + scene.extra + 0.03 * cloud).clamp_min(0), masks
 
 
-def _broken(
-    phantoms: Sequence[Phantom], columns: Columns, grid: Grid, lungs: Lungs
-) -> tuple[Break | None, Bool[Tensor, "b h w"]]:
-    found = [phantom.finding("fracture") for phantom in phantoms]
-    if not any(found):
-        return None, torch.zeros_like(lungs.left)
-
-    def column(numbers: list[float]) -> Tensor:
-        return torch.tensor(numbers)[:, None, None]
-
-    broken = Break(
-        amount=column([1.0 if f else 0.0 for f in found]),
-        sign=column([-1.0 if f and f.side == "right" else 1.0 for f in found]),
-        rib=column([float(round(f.size) - _RIB_OF_PHASE_0) if f else 0.0 for f in found]),
-        along=column([0.55 + 0.25 * f.place[0] if f else 0.0 for f in found]),
-    )
-    return broken, chest.break_mask(columns, grid, lungs, broken)
+def _ribs(
+    phantoms: Sequence[Phantom], scene: Scene
+) -> tuple[Float[Tensor, "b h w"], Bool[Tensor, "b h w"]]:
+    """Optical depth of the ribs, and where broken ends are."""
+    depth = chest.ribs(scene.columns, scene.grid, scene.lungs, None)
+    mask = torch.zeros_like(scene.lungs.left)
+    having = [(row, f) for row, p in enumerate(phantoms) if (f := p.finding("fracture"))]
+    if having:
+        rows = torch.tensor([row for row, _ in having])
+        part, lesion = scene.of(rows), Lesion.stack([f for _, f in having])
+        broken = Break(lesion.sign, lesion.size.round() - _RIB_OF_PHASE_0, 0.55 + 0.25 * lesion.u)
+        depth[rows] = chest.ribs(part.columns, part.grid, part.lungs, broken)
+        mask[rows] = chest.break_mask(part.columns, part.grid, part.lungs, broken)
+    return depth, mask
 
 
 def _picked(pictures: Tensor, texture: Tensor, salt: float) -> Tensor:
