@@ -28,6 +28,7 @@ from unix_cxr.training.checkpoints import (
 )
 from unix_cxr.training.guards import RunStopped, SpikeGuard, keep_batch, listening
 from unix_cxr.training.losses import LossTerm, weighted_sum
+from unix_cxr.training.optimizers import make_optimizer
 from unix_cxr.training.processes import Processes
 from unix_cxr.training.runlog import RunLog
 from unix_cxr.training.settings import StageSettings
@@ -113,12 +114,7 @@ class Trainer:
         self.average = WeightAverage(self.learning, stage.ema_decay)
         self.spikes = SpikeGuard(stage.spike_factor)
         self.log = RunLog(folder, writes=self.processes.first)
-        self.optimizer = torch.optim.AdamW(
-            self.learning.values(),
-            lr=stage.learning_rate,
-            betas=stage.betas,
-            weight_decay=stage.weight_decay,
-        )
+        self.optimizer = make_optimizer(self.learning, stage)
         self._wrapped = self.processes.wrap(self.objective)
 
     @property

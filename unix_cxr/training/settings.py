@@ -93,8 +93,11 @@ class StageSettings(StrictSettings):
         learning_rate: after the warm-up.
         warmup_steps: linear rise at the start.
         schedule: "constant", or "cosine" down to a hundredth of the rate.
+        optimizer: "adamw", or "muon" for the weight matrices of the layers and AdamW for the rest.
         betas: of AdamW.
-        weight_decay: of AdamW.
+        adam_eps: of AdamW.
+        momentum: of Muon.
+        weight_decay: of both.
         clip_norm: largest norm of the gradient.
         ema_decay: of the weights' moving average, which is validated and kept in the place of the
             weights; None keeps no average.
@@ -122,7 +125,10 @@ class StageSettings(StrictSettings):
     learning_rate: Positive
     warmup_steps: Annotated[int, Field(ge=0)]
     schedule: Literal["constant", "cosine"]
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[Fraction, Fraction]
+    adam_eps: Positive = 1e-8
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
     weight_decay: Annotated[float, Field(ge=0)]
     clip_norm: Positive
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
