@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,9 @@ from unix_cxr.files import replacing_folder, write_text
 from unix_cxr.models.autoencoder import downsampling_of
 from unix_cxr.models.sampling import SamplingDefaults, euler_scheduler
 from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource, latent_statistics
+from unix_cxr.training.batches import BatchSource
 from unix_cxr.training.checkpoints import checkpoints
+from unix_cxr.training.data import RecipeData
 from unix_cxr.training.generation import CaptionedLatentSource, GenerationObjective
 from unix_cxr.training.identity import changed_keys
 from unix_cxr.training.kinds import KINDS
@@ -106,6 +109,19 @@ def run_recipe(
     )
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a stage's trainer is given.
+
+    Args:
+        objective: what is minimised.
+        source: makes the batch of every step.
+    """
+
+    objective: torch.nn.Module
+    source: BatchSource[Any]
+
+
 class RecipeRun(Networks):
     """A recipe with its data and networks, built when a stage first needs them.
 
@@ -184,14 +200,17 @@ class RecipeRun(Networks):
     def run_stage(self, stage: StageSettings) -> dict[str, float]:
         """Train one stage and keep what it learned; returns its validation losses."""
         began = self.fingerprints(stage)
-        settings = stage.objective
-        match settings:
-            case AutoencoderObjectiveSettings():
-                losses = self._train_autoencoder(stage, settings, began)
-            case UnderstandingObjectiveSettings():
-                losses = self._train_understanding(stage, began)
-            case GenerationObjectiveSettings():
-                losses = self._train_generation(stage, settings, began)
+        task = self.task(stage, self.data)
+        losses = self._trainer(task, stage, began).run()
+        parts: dict[str, Any]
+        if KINDS[stage.objective.kind].exports == "vae":
+            mean, deviation = latent_statistics(self.vae, self.data.store("train"))
+            vae: Any = self.vae
+            vae.register_to_config(shift_factor=mean, scaling_factor=1 / deviation)
+            parts = {"vae": vae}
+        else:
+            parts = {"model": self.model, "processor": self.processor}
+        self._keep(stage, parts)
         record = {"steps": stage.steps, "recipe": self._text, "started_from": began}
         content = json.dumps(record | {"losses": losses}, indent=1)
         if self.processes.first:
@@ -199,12 +218,28 @@ class RecipeRun(Networks):
         self.processes.wait()
         return losses
 
-    def _train_autoencoder(
-        self, stage: StageSettings, settings: AutoencoderObjectiveSettings, began: dict[str, str]
-    ) -> dict[str, float]:
+    def task(self, stage: StageSettings, data: RecipeData) -> Task:
+        """What a stage minimises, and the batches that it learns from.
+
+        Args:
+            stage: one of the recipe's, or a variant of it.
+            data: all studies, or a few of them for a look at what a step costs.
+        """
+        settings = stage.objective
+        match settings:
+            case AutoencoderObjectiveSettings():
+                return self._autoencoder_task(stage, settings, data)
+            case UnderstandingObjectiveSettings():
+                return self._understanding_task(stage, data)
+            case GenerationObjectiveSettings():
+                return self._generation_task(stage, settings, data)
+
+    def _autoencoder_task(
+        self, stage: StageSettings, settings: AutoencoderObjectiveSettings, data: RecipeData
+    ) -> Task:
         source = ImageSource(
-            self.data.store("train"),
-            self.data.store("dev"),
+            data.store("train"),
+            data.store("dev"),
             batch_size=stage.batch_size,
             latent_channels=self.recipe.autoencoder.latent_channels,
             downsampling=downsampling_of(self.vae),
@@ -213,35 +248,27 @@ class RecipeRun(Networks):
             seed=self.recipe.seed,
         )
         weights = settings.model_dump(include={"l1", "kl", "structure"})
-        objective = AutoencoderObjective(self.vae, weights)
-        losses = self._trainer(objective, source, stage, began).run()
-        mean, deviation = latent_statistics(self.vae, self.data.store("train"))
-        vae: Any = self.vae
-        vae.register_to_config(shift_factor=mean, scaling_factor=1 / deviation)
-        self._keep(stage, {"vae": vae})
-        return losses
+        return Task(AutoencoderObjective(self.vae, weights), source)
 
-    def _train_understanding(self, stage: StageSettings, began: dict[str, str]) -> dict[str, float]:
+    def _understanding_task(self, stage: StageSettings, data: RecipeData) -> Task:
         source = ReportSource(
-            self.data.store("train"),
-            self.data.store("dev"),
+            data.store("train"),
+            data.store("dev"),
             self.processor,
             batch_size=stage.batch_size,
             augmentation=stage.augmentation,
             seed=self.recipe.seed,
             length_window=stage.length_window,
         )
-        losses = self._trainer(UnderstandingObjective(self.model), source, stage, began).run()
-        self._keep(stage, {"model": self.model, "processor": self.processor})
-        return losses
+        return Task(UnderstandingObjective(self.model), source)
 
-    def _train_generation(
-        self, stage: StageSettings, settings: GenerationObjectiveSettings, began: dict[str, str]
-    ) -> dict[str, float]:
+    def _generation_task(
+        self, stage: StageSettings, settings: GenerationObjectiveSettings, data: RecipeData
+    ) -> Task:
         vae: Any = self.vae
         source = CaptionedLatentSource(
-            self.data.store("train"),
-            self.data.store("dev"),
+            data.store("train"),
+            data.store("dev"),
             vae.to(self.device).eval(),
             self.processor,
             settings,
@@ -250,21 +277,12 @@ class RecipeRun(Networks):
             seed=self.recipe.seed,
             length_window=stage.length_window,
         )
-        objective = GenerationObjective(self.model, settings.understanding_gradient)
-        losses = self._trainer(objective, source, stage, began).run()
-        self._keep(stage, {"model": self.model, "processor": self.processor})
-        return losses
+        return Task(GenerationObjective(self.model, settings.understanding_gradient), source)
 
-    def _trainer(
-        self,
-        objective: torch.nn.Module,
-        source: Any,  # noqa: ANN401 - each objective has a source of its own
-        stage: StageSettings,
-        began: dict[str, str],
-    ) -> Trainer:
+    def _trainer(self, task: Task, stage: StageSettings, began: dict[str, str]) -> Trainer:
         return Trainer(
-            objective,
-            source,
+            task.objective,
+            task.source,
             stage,
             self.folder / stage.name,
             recipe=self._text,
