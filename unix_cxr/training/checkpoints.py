@@ -38,6 +38,8 @@ class TrainingState:
         average: moving averages of the learning parameters by name; empty where none are kept.
         loss_mean: running mean of the loss, NaN before the first.
         losses_seen: number of losses in it.
+        loss_scale: see `LossScale`.
+        scale_steps: taken since it last changed.
     """
 
     step: int
@@ -48,6 +50,8 @@ class TrainingState:
     average: Mapping[str, Tensor] = field(default_factory=dict)
     loss_mean: float = math.nan
     losses_seen: int = 0
+    loss_scale: float = 1.0
+    scale_steps: int = 0
 
 
 def save_checkpoint(folder: Path, state: TrainingState, keep: int = 2) -> Path:
@@ -91,6 +95,8 @@ def _write(folder: Path, state: TrainingState) -> None:
         "started_from": dict(state.started_from),
         "losses_seen": state.losses_seen,
         "loss_mean": state.loss_mean if state.losses_seen else None,
+        "loss_scale": state.loss_scale,
+        "scale_steps": state.scale_steps,
     }
     write_text(folder / _STATE, json.dumps(content, indent=1))
 
@@ -131,6 +137,8 @@ def load_checkpoint(path: Path) -> TrainingState:
         average=load_file(path / "average.safetensors") if averaged else {},
         loss_mean=math.nan if mean is None else mean,
         losses_seen=state.get("losses_seen", 0),
+        loss_scale=state.get("loss_scale", 1.0),
+        scale_steps=state.get("scale_steps", 0),
     )
 
 

@@ -14,8 +14,10 @@ from unix_cxr.training.settings import Recipe, StageSettings
 _HARMLESS: Final = frozenset(
     {
         "accumulation",
+        "activation_checkpointing",
         "allow_random",
         "checkpoint_every",
+        "compile",
         "keep_checkpoints",
         "log_every",
         "validate_every",

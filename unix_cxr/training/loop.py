@@ -5,13 +5,13 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import record_function
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -29,6 +29,7 @@ from unix_cxr.training.checkpoints import (
 from unix_cxr.training.guards import RunStopped, SpikeGuard, keep_batch, listening
 from unix_cxr.training.losses import LossTerm, weighted_sum
 from unix_cxr.training.optimizers import make_optimizer
+from unix_cxr.training.precision import LossScale, check_computing, computing, prepare
 from unix_cxr.training.processes import Processes
 from unix_cxr.training.runlog import RunLog
 from unix_cxr.training.settings import StageSettings
@@ -79,8 +80,8 @@ class Trainer:
             checkpoint; a checkpoint that began from others is refused.
 
     Raises:
-        ValueError: a pattern of the stage matches no parameter, or the batch is too small for the
-            processes and micro-batches.
+        ValueError: a pattern of the stage matches no parameter, the batch is too small for the
+            processes and micro-batches, or the device cannot compute as the stage says.
     """
 
     def __init__(
@@ -104,17 +105,21 @@ class Trainer:
         self.started_from = dict(started_from or {})
         self.step = 0
         self._told = False
+        check_computing(stage, self.device)
         self.parts = stage.accumulation * self.processes.count
         if stage.batch_size < self.parts:
             raise ValueError(
                 f"batch_size ({stage.batch_size}) must be at least {self.parts}: accumulation "
                 f"({stage.accumulation}) x processes ({self.processes.count})"
             )
-        self.learning = select_learning(objective, stage.trains, stage.freezes)
+        own = tuple(getattr(objective, "own_parts", ()))  # heads that only the stage itself needs
+        self.learning = select_learning(objective, (*stage.trains, *own), stage.freezes)
         self.average = WeightAverage(self.learning, stage.ema_decay)
         self.spikes = SpikeGuard(stage.spike_factor)
         self.log = RunLog(folder, writes=self.processes.first)
         self.optimizer = make_optimizer(self.learning, stage)
+        self.scale = LossScale.of(stage)
+        prepare(self.objective, stage, self.device)
         self._wrapped = self.processes.wrap(self.objective)
 
     @property
@@ -154,6 +159,7 @@ class Trainer:
         restore_optimizer(self.optimizer, self.learning, kept)
         self.average.restore(state.average)
         self.spikes.mean, self.spikes.seen = state.loss_mean, state.losses_seen
+        self.scale = LossScale(state.loss_scale, state.scale_steps)
         self.step = state.step
         self.log.cut(self.step)
         logger.info("restored %s at step %d", path, self.step)
@@ -173,6 +179,8 @@ class Trainer:
                     started_from=self.started_from,
                     loss_mean=self.spikes.mean,
                     losses_seen=self.spikes.seen,
+                    loss_scale=self.scale.value,
+                    scale_steps=self.scale.steps,
                 ),
                 keep=self.stage.keep_checkpoints,
             )
@@ -270,7 +278,8 @@ class Trainer:
         batches = iter(loader)
         while self.step < self.stage.steps:
             try:
-                batch = next(batches)
+                with record_function("training.data"):
+                    batch = next(batches)
             except (ValueError, OSError) as error:
                 self.save()
                 raise type(error)(f"{self._where()}: its batch cannot be made: {error}") from error
@@ -299,11 +308,7 @@ class Trainer:
         return {f"dev_{name}": float(term.mean) for name, term in sums.items()}
 
     def _terms(self, objective: Any, batch: Any) -> Mapping[str, LossTerm]:  # noqa: ANN401 - the stage's
-        low = self.stage.precision == "bfloat16"
-        with (
-            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low),
-            _fast_attention(self.device, low=low),
-        ):
+        with computing(self.stage, self.device), record_function("training.forward"):
             terms: Mapping[str, LossTerm] = objective(batch)
         return terms
 
@@ -327,20 +332,25 @@ class Trainer:
                 f"times its running mean {self.spikes.mean:.4g}; look at the batch, or set "
                 "on_spike: skip"
             )
-        if not spike:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        skipped = spike or norm is None
+        with record_function("training.optimizer"):
+            if not skipped:
+                self.optimizer.step()
+                self.scale.passed()
+            self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if not spike:
+        if not skipped:
             self.average.update(self.step)
-        guarded = {} if self.stage.spike_factor is None else {"skipped": float(spike)}
-        return means | {"norm": norm} | guarded
+        guarded = self.stage.spike_factor is not None or self.stage.precision == "float16"
+        told = {"skipped": float(skipped)} if guarded else {}
+        return means | ({} if norm is None else {"norm": norm}) | told
 
-    def _gradients(self, batch: Any) -> tuple[dict[str, float], float]:  # noqa: ANN401 - the stage's
+    def _gradients(self, batch: Any) -> tuple[dict[str, float], float | None]:  # noqa: ANN401 - the stage's
         """Leave clipped gradients in the learning parameters.
 
         Returns:
-            The means of the loss terms, and the gradient's norm before it was clipped.
+            The means of the loss terms, and the gradient's norm before it was clipped; None where
+            float16 overflowed and no step must be taken.
         """
         objective: Any = self.objective
         counts: Mapping[str, int] = objective.counts(batch)
@@ -354,13 +364,18 @@ class Trainer:
                 self._check_terms(terms)
                 # averaged over the processes: the sum is what the whole batch has
                 loss: Any = self.processes.count * weighted_sum(terms, self.weights, counts)
-                loss.backward()
+                with record_function("training.backward"):
+                    self.scale.up(loss).backward()
             totals += torch.stack([terms[name].total.detach().float() for name in names])
         totals = self.processes.sum(totals)
         gradients = {k: p.grad for k, p in self.learning.items() if p.grad is not None}
         self._tell_of_idle({k for k in self.learning if k not in gradients})
+        self.scale.down(list(gradients.values()))
+        means = {name: float(t) / counts[name] for name, t in zip(names, totals, strict=True)}
         norm = nn.utils.get_total_norm(list(gradients.values()))
         if not torch.isfinite(norm):
+            if self.scale.gives_way():
+                return means, None
             wrong = [name for name, grad in gradients.items() if not torch.isfinite(grad).all()]
             self.optimizer.zero_grad(set_to_none=True)
             raise FloatingPointError(
@@ -368,7 +383,6 @@ class Trainer:
                 f"{wrong[:3]}; lower the learning rate or look at the batch"
             )
         nn.utils.clip_grads_with_norm_(self.learning.values(), self.stage.clip_norm, norm)
-        means = {name: float(t) / counts[name] for name, t in zip(names, totals, strict=True)}
         return means, float(norm)
 
     def _check_terms(self, terms: Mapping[str, LossTerm]) -> None:
@@ -407,10 +421,3 @@ class Trainer:
     def _log(self, values: Mapping[str, float]) -> None:
         rate = self.optimizer.param_groups[0]["lr"]
         self.log.add({"step": self.step, "learning_rate": rate} | dict(values))
-
-
-def _fast_attention(device: torch.device, *, low: bool) -> AbstractContextManager[None]:
-    """On a CPU the plain attention kernel trains bfloat16 twice as fast as the fused one."""
-    if device.type == "cpu" and low:
-        return sdpa_kernel(SDPBackend.MATH)
-    return nullcontext()
