@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from unix_cxr.functional.flow import interpolate, training_times, velocity
+from unix_cxr.functional.flow import interpolate, per_sample, velocity
 from unix_cxr.functional.images import random_affine
 from unix_cxr.models.autoencoder import normalise_latents, to_range
 from unix_cxr.models.context import Text
@@ -22,27 +22,39 @@ from unix_cxr.pipelines.processing import UniXProcessor
 from unix_cxr.training.batches import CaptionedLatentBatch, generator_of
 from unix_cxr.training.images import ImageStore, PreparedStore
 from unix_cxr.training.losses import LossTerm
-from unix_cxr.training.objective_settings import GenerationObjectiveSettings
+from unix_cxr.training.objective_settings import GenerationObjectiveSettings, TimesSettings
+from unix_cxr.training.times import Weighting, sample_times
 from unix_cxr.training.understanding import text_order
 
 
 class GenerationObjective(nn.Module):
     """Mean squared error of the velocity (arXiv:2209.03003, eq. 1).
 
+    With a weighting, the weighted error is what is minimised, and the plain one is told beside it.
+
     Args:
         model: both branches are run.
         understanding_gradient: 1 trains the understanding branch jointly, 0 freezes it.
+        weighting: weight of a sample's error by its time; None weighs all alike.
     """
 
-    def __init__(self, model: UniXModel, understanding_gradient: float) -> None:
+    def __init__(
+        self,
+        model: UniXModel,
+        understanding_gradient: float,
+        weighting: Weighting | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.understanding_gradient = understanding_gradient
+        self.weighting = weighting
         self.weights = {"velocity": 1.0}
+        if weighting is not None:
+            self.weights = {"velocity": 0.0, "weighted_velocity": 1.0}
 
     def counts(self, batch: CaptionedLatentBatch) -> dict[str, int]:
         """Elements of every loss term."""
-        return {"velocity": batch.latents.numel()}
+        return dict.fromkeys(self.weights, batch.latents.numel())
 
     def forward(self, batch: CaptionedLatentBatch) -> dict[str, LossTerm]:
         """Loss terms of a batch of captioned latents."""
@@ -53,8 +65,14 @@ class GenerationObjective(nn.Module):
         predicted = self.model.denoise(
             noisy, batch.times, context, understanding_gradient=self.understanding_gradient
         )
-        target = velocity(batch.latents, batch.noise)
-        return {"velocity": LossTerm.of((predicted.float() - target).square())}
+        errors = (predicted.float() - velocity(batch.latents, batch.noise)).square()
+        if self.weighting is None:
+            return {"velocity": LossTerm.of(errors)}
+        weights = per_sample(self.weighting(batch.times), errors)
+        return {
+            "velocity": LossTerm.of(errors.detach()),
+            "weighted_velocity": LossTerm.of(weights * errors),
+        }
 
 
 class CaptionedLatentSource:
@@ -67,7 +85,7 @@ class CaptionedLatentSource:
         dev: images and studies to validate on.
         vae: makes the moments, once.
         processor: makes the captions' ids.
-        settings: caption dropout, time shift, number of augmented copies.
+        settings: caption dropout, times, number of augmented copies.
         batch_size: studies per batch.
         augmentation: strength; see `random_affine`.
         seed: of everything that is drawn.
@@ -107,7 +125,10 @@ class CaptionedLatentSource:
         caption = self.processor.captions(self.train.texts(chosen, words))
         kept = torch.rand(len(chosen), generator=generator) >= self.settings.caption_dropout
         return self._batch(
-            self.moments(copies, chosen), Text(caption.ids, caption.real & kept[:, None]), generator
+            self.moments(copies, chosen),
+            Text(caption.ids, caption.real & kept[:, None]),
+            self.settings.times,
+            generator,
         )
 
     def validation(self) -> list[CaptionedLatentBatch]:
@@ -119,21 +140,26 @@ class CaptionedLatentSource:
             self._batch(
                 self.dev_moments[part],
                 self.processor.captions(self.dev.texts(part, words)),
+                TimesSettings(),  # whatever training draws, so that losses of dev compare
                 generator,
             )
             for part in order.split(self.batch_size)
         ]
 
     def _batch(
-        self, moments: Float[Tensor, "b 2c h w"], caption: Text, generator: torch.Generator
+        self,
+        moments: Float[Tensor, "b 2c h w"],
+        caption: Text,
+        times: TimesSettings,
+        generator: torch.Generator,
     ) -> CaptionedLatentBatch:
         mean, logvar = moments.chunk(2, dim=1)
         sample = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
-        normals = torch.randn(len(mean), generator=generator)
+        drawn = sample_times(len(mean), times, generator)
         return CaptionedLatentBatch(
             latents=normalise_latents(sample, self.vae),
             noise=torch.randn(mean.shape, generator=generator),
-            times=training_times(normals, self.settings.timestep_shift),
+            times=drawn,
             caption_ids=caption.ids,
             caption_mask=caption.real,
         )

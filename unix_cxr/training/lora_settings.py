@@ -11,6 +11,7 @@ from unix_cxr.training.objective_settings import (
     Fraction,
     GenerationObjectiveSettings,
     Positive,
+    TimesSettings,
     UnderstandingObjectiveSettings,
 )
 from unix_cxr.training.settings import StageSettings
@@ -118,7 +119,7 @@ class LoraSettings(BaseModel):
         """What drawing minimises; `shift` is the model's own."""
         return GenerationObjectiveSettings(
             kind="generation",
-            timestep_shift=self.timestep_shift or shift,
+            times=TimesSettings(shift=self.timestep_shift or shift),
             understanding_gradient=self.understanding_gradient if self.preset == "both" else 0.0,
             **self.model_dump(include=set(_DRAWING)),
         )

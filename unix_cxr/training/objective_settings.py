@@ -1,11 +1,14 @@
 """What a stage may minimise, and the settings of each kind of objective."""
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+_LARGEST_SCALE: Final = 2 / (math.pi - 2)
 
 
 class StrictSettings(BaseModel):
@@ -35,12 +38,44 @@ class UnderstandingObjectiveSettings(StrictSettings):
     kind: Literal["understanding"]
 
 
+class TimesSettings(StrictSettings):
+    """How training draws its times; validation always draws them logit-normal(0, 1), unshifted.
+
+    Args:
+        kind: "logit_normal", "uniform", or "mode"; see `unix_cxr.functional.flow`.
+        mean: of the logit; of logit_normal.
+        std: of the logit; of logit_normal.
+        scale: of mode; above 0 favours the middle, below 0 the ends.
+        shift: moves all times towards the noise; 1 moves none.
+        stratified: each sample of a batch draws from a stratum of its own: the same times on
+            average, and fewer batches with hardly any early or late ones.
+    """
+
+    kind: Literal["logit_normal", "uniform", "mode"] = "logit_normal"
+    mean: float = 0.0
+    std: Positive = 1.0
+    scale: Annotated[float, Field(ge=-1, le=_LARGEST_SCALE)] = 0.0
+    shift: Positive = 1.0
+    stratified: bool = False
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> "TimesSettings":
+        owners = {"mean": "logit_normal", "std": "logit_normal", "scale": "mode"}
+        for name, owner in owners.items():
+            value = getattr(self, name)
+            if self.kind != owner and value != type(self).model_fields[name].default:
+                raise ValueError(f"{name} ({value}) is of kind {owner}, not of {self.kind}")
+        return self
+
+
 class GenerationObjectiveSettings(StrictSettings):
     """Flow matching of the latents, given the caption.
 
     Args:
         caption_dropout: share of captions replaced by the empty context.
-        timestep_shift: shift of the logit-normal training times.
+        times: how training draws its times.
+        weighting: of the squared error by time: "none", "min_snr" (with `snr_gamma`), or "cosmap".
+        snr_gamma: largest signal-to-noise ratio that min_snr counts.
         understanding_gradient: 1 trains the understanding branch jointly, 0 freezes it.
         augmented_copies: latents that are cached per image, each of another augmentation.
         prepared_moments: take the latents' moments from the prepared folder in the place of
@@ -49,10 +84,23 @@ class GenerationObjectiveSettings(StrictSettings):
 
     kind: Literal["generation"]
     caption_dropout: Fraction
-    timestep_shift: Positive
+    times: TimesSettings = TimesSettings()
+    weighting: Literal["none", "min_snr", "cosmap"] = "none"
+    snr_gamma: Positive = 5.0
     understanding_gradient: Fraction
     augmented_copies: Annotated[int, Field(ge=1)]
     prepared_moments: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shift_of_old_recipes(cls, values: Any) -> Any:  # noqa: ANN401 - anything at all
+        """Read `timestep_shift: s` as `times: {shift: s}`, which it was called before."""
+        if not isinstance(values, Mapping) or "timestep_shift" not in values:
+            return values
+        if "times" in values:
+            raise ValueError("timestep_shift is times.shift; give one of the two")
+        rest = {key: value for key, value in values.items() if key != "timestep_shift"}
+        return rest | {"times": {"shift": values["timestep_shift"]}}
 
 
 ObjectiveSettings = Annotated[

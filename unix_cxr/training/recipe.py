@@ -39,6 +39,7 @@ from unix_cxr.training.plan import (
 from unix_cxr.training.processes import Processes
 from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.starting import load_model_weights, load_vae_weights
+from unix_cxr.training.times import weighting_of
 from unix_cxr.training.understanding import ReportSource, UnderstandingObjective
 
 FINISHED_STATE: Final = "finished"
@@ -277,7 +278,10 @@ class RecipeRun(Networks):
             seed=self.recipe.seed,
             length_window=stage.length_window,
         )
-        return Task(GenerationObjective(self.model, settings.understanding_gradient), source)
+        objective = GenerationObjective(
+            self.model, settings.understanding_gradient, weighting_of(settings)
+        )
+        return Task(objective, source)
 
     def _trainer(self, task: Task, stage: StageSettings, began: dict[str, str]) -> Trainer:
         return Trainer(
