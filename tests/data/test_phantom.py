@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from tests.tolerances import assert_close
 from unix_cxr.data.phantom import (
     EXTENTS,
     KINDS,
@@ -103,6 +106,18 @@ def test_a_film_depends_on_its_own_phantom_alone(size):
     assert together.shape == (19, size, size)
     assert together.min() >= 0
     assert together.max() <= 1
+
+
+def golden_phantoms():
+    """Two with findings at random, and one of each kind."""
+    of_kind = [sample_phantom(30 + n, [sample_finding(n, kind)]) for n, kind in enumerate(KINDS)]
+    return [sample_phantom(21), sample_phantom(22), *of_kind]
+
+
+def test_films_stay_those_that_the_oracle_was_trained_on():
+    """Every fourth pixel of every fourth row, recorded when the oracle was trained."""
+    golden = load_file(Path(__file__).with_name("phantom_films.safetensors"))["films"]
+    assert_close("phantom.films", render_batch(golden_phantoms(), 128)[:, 2::4, 2::4], golden)
 
 
 def test_equal_seeds_give_equal_phantoms_and_others_differ():
@@ -250,6 +265,14 @@ class TestSource:
             assert ours.split == theirs.split
             assert np.array_equal(ours.image, theirs.image)
 
+    @pytest.mark.slow
+    def test_any_number_of_processes_gives_the_same_studies(self):
+        alone, together = (PhantomSource(100, 32, seed=9, workers=n) for n in (1, 2))
+        for ours, theirs in zip(alone, together, strict=True):
+            assert np.array_equal(ours.image, theirs.image)
+            assert replace(ours, image=b"x") == replace(theirs, image=b"x")
+        assert next(iter(together)).study_id == "phantom-9"  # and the processes end
+
     def test_splits_have_their_shares(self):
         source = PhantomSource(1, 64, splits={"train": 0.5, "dev": 0.3, "val": 0.2})
         drawn = [source.split_of(seed) for seed in range(4000)]
@@ -267,6 +290,8 @@ class TestSource:
             PhantomSource(0, 64)
         with pytest.raises(ValueError, match=r"size \(7\)"):
             PhantomSource(1, 7)
+        with pytest.raises(ValueError, match=r"workers \(0\)"):
+            PhantomSource(1, 64, workers=0)
         with pytest.raises(ValueError, match="must not be negative"):
             PhantomSource(1, 64, seed=-3)
         with pytest.raises(ValueError, match=r"splits \['exam'\] are unknown"):

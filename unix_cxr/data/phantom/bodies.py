@@ -118,7 +118,7 @@ def chain(points: Sequence[Point]) -> Points:
 def bezier(corners: Sequence[Point], pieces: int = 8) -> Points:
     """Points on the curve of Bézier that four corners span."""
     t = torch.arange(pieces + 1) / pieces
-    weights = torch.stack(
-        [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]
-    )[None, :, :, None, None, None]
+    weights = torch.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])[
+        None, :, :, None, None, None
+    ]
     return (weights * chain(corners)[:, :, None]).sum(1)

@@ -50,7 +50,8 @@ _DEPTHS: Final = {
 def columns_of(phantoms: Sequence[Phantom]) -> dict[str, Tensor]:
     """The numbers of each phantom, with what its findings change in the anatomy."""
     rows = [_numbers(phantom) for phantom in phantoms]
-    return {name: torch.tensor([row[name] for row in rows])[:, None, None] for name in rows[0]}
+    table = torch.tensor([list(row.values()) for row in rows])[:, :, None, None]
+    return dict(zip(rows[0], table.unbind(1), strict=True))
 
 
 def _numbers(phantom: Phantom) -> dict[str, float]:

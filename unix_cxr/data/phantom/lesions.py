@@ -13,7 +13,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unix_cxr.data.phantom.bodies import Ellipsoid, bell, bezier, chain, decay, distance_to_curve, root, step
+from unix_cxr.data.phantom.bodies import (
+    Ellipsoid,
+    bell,
+    bezier,
+    chain,
+    decay,
+    distance_to_curve,
+    root,
+    step,
+)
 from unix_cxr.data.phantom.chest import (
     HALF,
     LUNG,

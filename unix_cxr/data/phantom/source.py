@@ -1,11 +1,15 @@
 """Phantoms as a source of studies, for all that reads studies."""
 
 import random
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Final
 
 import numpy as np
+import torch
 
 from unix_cxr.data.phantom.description import LABELS, Kind
 from unix_cxr.data.phantom.rendering import MAX_SIZE, MIN_SIZE
@@ -16,6 +20,9 @@ from unix_cxr.data.studies import SPLITS, Study
 
 SUBSET: Final = "phantom"
 _CHUNK: Final = 16
+_AHEAD: Final = 2
+"""Chunks per worker that are under way at once."""
+
 _GREY: Final = 255
 _DEFAULT_SPLITS: Final[Mapping[str, float]] = {"train": 0.8, "dev": 0.1, "val": 0.1}
 
@@ -32,9 +39,11 @@ class PhantomSource:
         seed: of the first phantom; the oracle has learned from seeds of 10,000,000 and above.
         splits: share of each split; they sum to 1.
         dirty: give the reports with priors, phone calls and blanks instead of the clean ones.
+        workers: processes that render; the studies and their order are the same with any number.
+            A script that asks for more than one guards its start with `__name__ == "__main__"`.
 
     Raises:
-        ValueError: a count, size, seed or share out of range, or an unknown split.
+        ValueError: a count, size, seed or share out of range, no workers, or an unknown split.
     """
 
     count: int
@@ -42,10 +51,13 @@ class PhantomSource:
     seed: int = 0
     splits: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULT_SPLITS))
     dirty: bool = False
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count ({self.count}) must be at least 1")
+        if self.workers < 1:
+            raise ValueError(f"workers ({self.workers}) must be at least 1")
         if self.seed < 0:
             raise ValueError(f"seed ({self.seed}) must not be negative")
         if not MIN_SIZE <= self.size <= MAX_SIZE:
@@ -71,10 +83,30 @@ class PhantomSource:
         return self.count
 
     def __iter__(self) -> Iterator[Study]:
-        for start in range(self.seed, self.seed + self.count, _CHUNK):
-            seeds = range(start, min(start + _CHUNK, self.seed + self.count))
-            for study in phantom_studies([sample_phantom(seed) for seed in seeds], self.size):
-                yield self._study(study)
+        starts = range(self.seed, self.seed + self.count, _CHUNK)
+        if self.workers == 1:
+            for start in starts:
+                yield from self._rendered(start)
+            return
+        pool = ProcessPoolExecutor(
+            self.workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+        )
+        try:
+            waiting: deque[Future[list[Study]]] = deque()
+            for start in starts:
+                waiting.append(pool.submit(self._rendered, start))
+                if len(waiting) > self.workers * _AHEAD:
+                    yield from waiting.popleft().result()
+            for chunk in waiting:
+                yield from chunk.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _rendered(self, start: int) -> list[Study]:
+        """The studies of the chunk that starts with a seed."""
+        seeds = range(start, min(start + _CHUNK, self.seed + self.count))
+        phantoms = [sample_phantom(seed) for seed in seeds]
+        return [self._study(study) for study in phantom_studies(phantoms, self.size)]
 
     def split_of(self, seed: int) -> str:
         """The split of the phantom with a seed."""

@@ -15,6 +15,7 @@ def open_phantoms(
     size: int = _SIZE,
     seed: int = 0,
     dirty: bool = False,
+    workers: int = 1,
 ) -> StudySource:
     """Phantoms by number.
 
@@ -24,13 +25,14 @@ def open_phantoms(
         size: pixels on each side.
         seed: of the first.
         dirty: give reports with priors, phone calls and blanks.
+        workers: processes that render.
 
     Raises:
         ValueError: `path` is no number.
     """
     if not str(path).isdigit():
         raise ValueError(f"phantom:{path} must end in how many, such as phantom:2000")
-    return PhantomSource(int(str(path)), size=size, seed=seed, dirty=dirty)
+    return PhantomSource(int(str(path)), size=size, seed=seed, dirty=dirty, workers=workers)
 
 
 KIND = SourceKind(
