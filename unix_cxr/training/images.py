@@ -34,6 +34,10 @@ class ImageStore(Protocol):
         """Findings texts; where the wording is free, `words` draws it."""
         ...
 
+    def facts(self, indices: Int[Tensor, " b"]) -> list[Study]:
+        """The studies with their labels and collections."""
+        ...
+
 
 class XRayStore:
     """Square 8-bit images of studies: one byte per pixel in memory.
@@ -64,6 +68,10 @@ class XRayStore:
         """Each study's own findings text, or one that states its labels, worded by `words`."""
         studies = [self.studies[index] for index in indices.tolist()]
         return [study.findings or describe(study, words) for study in studies]
+
+    def facts(self, indices: Int[Tensor, " b"]) -> list[Study]:
+        """The studies themselves."""
+        return [self.studies[index] for index in indices.tolist()]
 
 
 class PreparedStore:
@@ -97,6 +105,10 @@ class PreparedStore:
     def texts(self, indices: Int[Tensor, " b"], words: random.Random) -> list[str]:
         """The studies' cleaned texts."""
         return self.prepared.texts(indices.tolist())
+
+    def facts(self, indices: Int[Tensor, " b"]) -> list[Study]:
+        """The studies as the folder has them."""
+        return self.prepared.studies(indices.tolist())
 
     def moments(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b 2c H W"]:
         """Cached moments of the latents' posterior.

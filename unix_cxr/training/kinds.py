@@ -10,6 +10,7 @@ from unix_cxr.training.objective_settings import (
     AutoencoderObjectiveSettings,
     GenerationObjectiveSettings,
     UnderstandingObjectiveSettings,
+    VisionObjectiveSettings,
 )
 
 
@@ -42,6 +43,14 @@ KINDS: Final[Mapping[str, Kind]] = {
         reads=("vae.*",),
         chooses=("vae.*",),
         exports="vae",
+    ),
+    "vision": Kind(
+        VisionObjectiveSettings,
+        networks=("model", "processor"),
+        sections=("model",),
+        reads=("model.vision.*", "model.connector.*"),
+        chooses=("model.vision.*", "model.connector.*"),
+        exports="model",
     ),
     "understanding": Kind(
         UnderstandingObjectiveSettings,

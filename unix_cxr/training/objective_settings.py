@@ -32,6 +32,18 @@ class AutoencoderObjectiveSettings(StrictSettings):
     crop: Annotated[int, Field(ge=32, multiple_of=16)] | None = None
 
 
+class VisionObjectiveSettings(StrictSettings):
+    """Telling the statements of labels and findings texts from the image tokens.
+
+    Args:
+        least: a statement ("Pleural Effusion", "Pleural Effusion: left") is taught if it holds for
+            that many studies.
+    """
+
+    kind: Literal["vision"]
+    least: Annotated[int, Field(ge=1)] = 20
+
+
 class UnderstandingObjectiveSettings(StrictSettings):
     """Cross-entropy of the report's tokens, given the image."""
 
@@ -104,6 +116,9 @@ class GenerationObjectiveSettings(StrictSettings):
 
 
 ObjectiveSettings = Annotated[
-    AutoencoderObjectiveSettings | UnderstandingObjectiveSettings | GenerationObjectiveSettings,
+    AutoencoderObjectiveSettings
+    | VisionObjectiveSettings
+    | UnderstandingObjectiveSettings
+    | GenerationObjectiveSettings,
     Field(discriminator="kind"),
 ]

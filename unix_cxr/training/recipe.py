@@ -26,6 +26,7 @@ from unix_cxr.training.objective_settings import (
     AutoencoderObjectiveSettings,
     GenerationObjectiveSettings,
     UnderstandingObjectiveSettings,
+    VisionObjectiveSettings,
 )
 from unix_cxr.training.plan import (
     LEFT_OUT,
@@ -41,6 +42,7 @@ from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.starting import load_model_weights, load_vae_weights
 from unix_cxr.training.times import weighting_of
 from unix_cxr.training.understanding import ReportSource, UnderstandingObjective
+from unix_cxr.training.vision_teaching import StatementSource, VisionObjective
 
 FINISHED_STATE: Final = "finished"
 FINISHED: Final = "finished.json"
@@ -230,6 +232,8 @@ class RecipeRun(Networks):
         match settings:
             case AutoencoderObjectiveSettings():
                 return self._autoencoder_task(stage, settings, data)
+            case VisionObjectiveSettings():
+                return self._vision_task(stage, settings, data)
             case UnderstandingObjectiveSettings():
                 return self._understanding_task(stage, data)
             case GenerationObjectiveSettings():
@@ -250,6 +254,21 @@ class RecipeRun(Networks):
         )
         weights = settings.model_dump(include={"l1", "kl", "structure"})
         return Task(AutoencoderObjective(self.vae, weights), source)
+
+    def _vision_task(
+        self, stage: StageSettings, settings: VisionObjectiveSettings, data: RecipeData
+    ) -> Task:
+        source = StatementSource(
+            data.store("train"),
+            data.store("dev"),
+            self.processor,
+            least=settings.least,
+            batch_size=stage.batch_size,
+            augmentation=stage.augmentation,
+            seed=self.recipe.seed,
+        )
+        objective = VisionObjective(self.model, len(source.statements), self.recipe.seed)
+        return Task(objective, source)
 
     def _understanding_task(self, stage: StageSettings, data: RecipeData) -> Task:
         source = ReportSource(
