@@ -36,6 +36,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and the parameters, then stop.")
     ] = False,
+    costs: Annotated[
+        bool, typer.Option(help="Find out what a step costs: FLOP, memory, seconds.")
+    ] = True,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
@@ -54,5 +57,6 @@ def run(
             stages=stage,
             init_from=init_from,
             dry_run=dry_run,
+            costs=costs,
         )
     typer.echo(json_module.dumps(summary.as_dict()) if json else summary.text())

@@ -48,6 +48,14 @@ class RecipeData:
             count = sum(study.split == split for study in self._studies)
         return min(count, self.settings.limit or count)
 
+    def few(self, count: int) -> "RecipeData":
+        """The same data with the first studies of each split alone; others are not read."""
+        limit = min(count, self.settings.limit or count)
+        few = RecipeData(self.settings.model_copy(update={"limit": limit}))
+        if self.settings.kind != "prepared":
+            few._studies = self._studies
+        return few
+
     def tokenizer_texts(self) -> Iterator[str]:
         """Texts that a tokenizer of one's own is trained on: never those of held-out splits."""
         if self.settings.kind == "table":

@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from unix_cxr.training.costs import StageCosts
 from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.objective_settings import GenerationObjectiveSettings
 from unix_cxr.training.settings import StageSettings
 from unix_cxr.training.stages import ALWAYS_FROZEN, learning_names, matches
+
+FINISHED_STATE: Final = "finished"
+LEFT_OUT: Final = "left out"
+GOES_ON: Final = "goes on at step "
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class StagePlan:
         batch_size: samples per step.
         learning: parameters that learn.
         frozen: parameters that are read and stay as they are.
+        costs: of its steps on this machine; None where nobody asked, or no step is left.
     """
 
     name: str
@@ -49,6 +55,15 @@ class StagePlan:
     batch_size: int
     learning: ParameterCount
     frozen: ParameterCount
+    costs: StageCosts | None = None
+
+    @property
+    def steps_left(self) -> int:
+        """Steps that are about to be taken."""
+        if self.state in {FINISHED_STATE, LEFT_OUT}:
+            return 0
+        going_on = self.state.removeprefix(GOES_ON)
+        return self.steps - (int(going_on) if going_on != self.state else 0)
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ class RunSummary:
 
 
 def plan_lines(plan: Sequence[StagePlan]) -> list[str]:
-    """One line per stage, in columns."""
+    """One line per stage, in columns; below, another per stage whose costs are known."""
     rows = [("stage", "objective", "state", "steps", "batch", "learning", "frozen")]
     rows += [
         (
@@ -130,6 +145,47 @@ def plan_lines(plan: Sequence[StagePlan]) -> list[str]:
         )
         for stage in plan
     ]
+    return [*_columns(rows), *_cost_lines(plan)]
+
+
+def _cost_lines(plan: Sequence[StagePlan]) -> list[str]:
+    known = {stage.name: stage.costs for stage in plan if stage.costs is not None}
+    if not known:
+        return []
+    rows = [("stage", "tokens a step", "FLOP a step", "memory", "s a step", "in all")]
+    rows += [
+        (
+            name,
+            ", ".join(f"{branch} {n:,}" for branch, n in costs.tokens.items()) or "-",
+            _scaled(costs.flop, ("", "K", "M", "G", "T", "P", "E"), 1000),
+            _bytes(costs.memory.total),
+            f"{costs.step_seconds:.3g}",
+            _duration(costs.seconds),
+        )
+        for name, costs in known.items()
+    ]
+    lines = ["", *_columns(rows), *(_memory_line(name, costs) for name, costs in known.items())]
+    some = next(iter(known.values()))
+    lines.append(
+        f"steps alone take {_duration(sum(costs.seconds for costs in known.values()))}: the time "
+        "of a pass forward and backward over a few samples, scaled to the batch, and of the "
+        f"optimizer's step; a large matrix product runs at {some.gemm_flops / 1e9:,.0f} GFLOP/s"
+    )
+    return lines
+
+
+def _memory_line(name: str, costs: StageCosts) -> str:
+    memory = costs.memory
+    parts = ("weights", "gradients", "optimizer", "average", "activations")
+    sizes = ", ".join(
+        f"{part} {_bytes(getattr(memory, part))}" for part in parts if getattr(memory, part)
+    )
+    there = costs.memory_there
+    short = "; MORE THAN THERE IS: raise accumulation, or set activation_checkpointing"
+    return f"{name}: {sizes}; of {_bytes(there)}{short if memory.total > there else ''}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -179,9 +235,6 @@ def plan_stage(
     return plan
 
 
-LEFT_OUT: Final = "left out"
-
-
 def learning_of(stage: StageSettings, names: Mapping[str, object]) -> set[str]:
     """Names of the parameters that a stage teaches.
 
@@ -216,6 +269,24 @@ def _count(
 ) -> ParameterCount:
     loaded = sum(sizes[name] for name in names if name in known)
     return ParameterCount(loaded, sum(sizes[name] for name in names) - loaded)
+
+
+def _bytes(count: int) -> str:
+    return f"{_scaled(count, ('', 'Ki', 'Mi', 'Gi', 'Ti'), 1024)}B"
+
+
+def _scaled(count: float, prefixes: Sequence[str], step: int) -> str:
+    power = 0
+    while count >= step and power + 1 < len(prefixes):
+        count, power = count / step, power + 1
+    return f"{count:.3g} {prefixes[power]}"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if seconds < 100:  # noqa: PLR2004 - below, minutes are too coarse
+        return f"{seconds:.0f} s"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def _millions(count: int) -> str:
