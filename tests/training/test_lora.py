@@ -244,10 +244,12 @@ def test_drawing_sends_its_gradient_into_the_understanding_branch(base: Path, fi
     assert gradients[1] == 0
 
 
-def test_batches_of_different_sizes_are_refused(base: Path, films: Path) -> None:
-    _, batch = joint(base, films)
-    with pytest.raises(ValueError, match="a batch of 2 to read and one of 4 to draw"):
-        JointBatch.of(take(batch.reading, Share(0, 2)), batch.drawing)
+def test_batches_of_different_sizes_lie_side_by_side(base: Path, films: Path) -> None:
+    objective, batch = joint(base, films)
+    uneven = JointBatch.of(take(batch.reading, Share(0, 2)), batch.drawing)
+    terms = objective(uneven)
+    assert torch.equal(terms["velocity"].total, objective(batch)["velocity"].total)
+    assert objective.counts(uneven) == {name: term.count for name, term in terms.items()}
     assert [field.name for field in fields(batch)][:4] == list(vars(batch.reading))
 
 

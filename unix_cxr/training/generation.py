@@ -5,6 +5,8 @@ Axes: b batch, a augmented copies, s studies, c latent channels, h and w latents
 
 import random
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import torch
 from diffusers import AutoencoderKL
@@ -22,9 +24,12 @@ from unix_cxr.pipelines.processing import UniXProcessor
 from unix_cxr.training.batches import CaptionedLatentBatch, generator_of
 from unix_cxr.training.images import ImageStore, PreparedStore
 from unix_cxr.training.losses import LossTerm
-from unix_cxr.training.objective_settings import GenerationObjectiveSettings, TimesSettings
+from unix_cxr.training.objective_settings import DrawingSettings, TimesSettings
 from unix_cxr.training.times import Weighting, sample_times
 from unix_cxr.training.understanding import text_order
+
+ENCODED_AT_ONCE: Final = 64
+"""Images that an encoder takes together when a stage begins."""
 
 
 class GenerationObjective(nn.Module):
@@ -98,7 +103,7 @@ class CaptionedLatentSource:
         dev: ImageStore,
         vae: AutoencoderKL,
         processor: UniXProcessor,
-        settings: GenerationObjectiveSettings,
+        settings: DrawingSettings,
         *,
         batch_size: int,
         augmentation: float,
@@ -111,6 +116,7 @@ class CaptionedLatentSource:
         self.processor = processor
         self.settings = settings
         self.batch_size = batch_size
+        self.augmentation = augmentation
         self.seed = seed
         self.order = text_order(train, processor, batch_size, seed, length_window)
         self.moments = _moments(train, vae, settings, augmentation, seed)
@@ -118,9 +124,8 @@ class CaptionedLatentSource:
 
     def batch(self, step: int) -> CaptionedLatentBatch:
         """The studies of that step with everything that is drawn for it."""
-        chosen = self.order.batch(step)
         generator = generator_of(self.seed, step, 5)
-        copies = torch.randint(self.settings.augmented_copies, chosen.shape, generator=generator)
+        copies, chosen = self._picked(step, generator)
         words = random.Random(int(torch.randint(2**62, (), generator=generator)))
         caption = self.processor.captions(self.train.texts(chosen, words))
         kept = torch.rand(len(chosen), generator=generator) >= self.settings.caption_dropout
@@ -130,6 +135,17 @@ class CaptionedLatentSource:
             self.settings.times,
             generator,
         )
+
+    def picked(self, step: int) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
+        """Which augmented copies of which studies a step sees."""
+        return self._picked(step, generator_of(self.seed, step, 5))
+
+    def _picked(
+        self, step: int, generator: torch.Generator
+    ) -> tuple[Int[Tensor, " b"], Int[Tensor, " b"]]:
+        chosen = self.order.batch(step)
+        copies = torch.randint(self.settings.augmented_copies, chosen.shape, generator=generator)
+        return copies, chosen
 
     def validation(self) -> list[CaptionedLatentBatch]:
         """All dev studies with fixed captions, noise and times."""
@@ -172,7 +188,7 @@ Moments = Callable[[Int[Tensor, " b"], Int[Tensor, " b"]], Float[Tensor, "b 2c h
 def _moments(
     store: ImageStore,
     vae: AutoencoderKL,
-    settings: GenerationObjectiveSettings,
+    settings: DrawingSettings,
     augmentation: float,
     seed: int,
 ) -> Moments:
@@ -184,13 +200,25 @@ def _moments(
             for copy in range(settings.augmented_copies)
         ]
     )
-    return lambda copy, study: copies[copy, study]
+    return partial(_kept_moments, copies)
+
+
+def _kept_moments(
+    kept: Float[Tensor, "a s 2c h w"], copies: Int[Tensor, " b"], studies: Int[Tensor, " b"]
+) -> Float[Tensor, "b 2c h w"]:
+    return kept[copies, studies]
+
+
+def _moments_of_folder(
+    store: PreparedStore, _: Int[Tensor, " b"], studies: Int[Tensor, " b"]
+) -> Float[Tensor, "b 2c h w"]:
+    return store.moments(studies)
 
 
 def _prepared_moments(
     store: ImageStore,
     vae: AutoencoderKL,
-    settings: GenerationObjectiveSettings,
+    settings: DrawingSettings,
     augmentation: float,
 ) -> Moments:
     if not isinstance(store, PreparedStore):
@@ -206,7 +234,7 @@ def _prepared_moments(
             f"{store.prepared.folder} has moments of another autoencoder than the run's; prepare "
             "it again with --latents and the folder that the run begins from"
         )
-    return lambda _, study: store.moments(study)
+    return partial(_moments_of_folder, store)
 
 
 @torch.no_grad()
@@ -215,7 +243,7 @@ def posterior_moments(
     store: ImageStore,
     augmentation: float,
     generator: torch.Generator,
-    batch_size: int = 64,
+    batch_size: int = ENCODED_AT_ONCE,
 ) -> Float[Tensor, "s 2c h w"]:
     """Mean and log-variance of every image's posterior, not yet normalised."""
     device = next(vae.parameters()).device

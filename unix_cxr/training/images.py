@@ -118,6 +118,14 @@ class PreparedStore:
         """
         return torch.from_numpy(self.prepared.moments(indices.tolist()))
 
+    def features(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b n f"]:
+        """Cached features of a vision tower.
+
+        Raises:
+            ValueError: the folder was prepared without them.
+        """
+        return torch.from_numpy(self.prepared.features(indices.tolist()))
+
 
 def _read(study: Study, size: int) -> UInt8[Tensor, "1 h w"]:
     pixels = torch.from_numpy(load_xray(study.image).pixels)

@@ -1,6 +1,7 @@
 """Reading and drawing in one step: the loss terms of both objectives over one batch of each.
 
-Axes: b batch, c latent channels, h and w pixels, H and W latents, n and m tokens.
+Axes: r samples to read, b samples to draw, c latent channels, h and w pixels, H and W latents,
+n and m tokens.
 """
 
 from dataclasses import dataclass, fields
@@ -12,12 +13,13 @@ from unix_cxr.models.unix import UniXModel
 from unix_cxr.training.batches import BatchSource, CaptionedLatentBatch, ReportBatch
 from unix_cxr.training.generation import GenerationObjective
 from unix_cxr.training.losses import LossTerm
+from unix_cxr.training.times import Weighting
 from unix_cxr.training.understanding import UnderstandingObjective
 
 
 @dataclass(frozen=True)
 class JointBatch:
-    """A batch to read and one to draw, of the same studies; flat, so that it is cut as others are.
+    """A batch to read and one to draw; flat, so that it is cut as others are.
 
     Args:
         input_ids: see `ReportBatch`, as for the three below.
@@ -31,10 +33,10 @@ class JointBatch:
         caption_mask: True for tokens.
     """
 
-    input_ids: Int[Tensor, "b n"]
-    attention_mask: Int[Tensor, "b n"]
-    pixel_values: Float[Tensor, "b 3 h w"]
-    labels: Int[Tensor, "b n"]
+    input_ids: Int[Tensor, "r n"]
+    attention_mask: Int[Tensor, "r n"]
+    pixel_values: Float[Tensor, "r 3 h w"]
+    labels: Int[Tensor, "r n"]
     latents: Float[Tensor, "b c H W"]
     noise: Float[Tensor, "b c H W"]
     times: Float[Tensor, " b"]
@@ -43,16 +45,7 @@ class JointBatch:
 
     @classmethod
     def of(cls, reading: ReportBatch, drawing: CaptionedLatentBatch) -> "JointBatch":
-        """Both batches side by side.
-
-        Raises:
-            ValueError: they differ in size.
-        """
-        if len(reading.input_ids) != len(drawing.latents):
-            raise ValueError(
-                f"a batch of {len(reading.input_ids)} to read and one of {len(drawing.latents)} to "
-                "draw cannot be cut alike; make both of the same studies"
-            )
+        """Both batches side by side; each part of the whole has a part of either."""
         return cls(
             **{field.name: getattr(reading, field.name) for field in fields(reading)},
             **{field.name: getattr(drawing, field.name) for field in fields(drawing)},
@@ -79,25 +72,39 @@ class JointObjective(nn.Module):
         understanding_gradient: factor on the gradient that drawing sends into the understanding
             branch; 1 trains it on both, 0 on reading alone.
         reading_weight: of the cross-entropy; the velocity's is 1.
+        weighting: see `GenerationObjective`.
     """
 
     def __init__(
-        self, model: UniXModel, understanding_gradient: float = 1.0, reading_weight: float = 1.0
+        self,
+        model: UniXModel,
+        understanding_gradient: float = 1.0,
+        reading_weight: float = 1.0,
+        weighting: Weighting | None = None,
     ) -> None:
         super().__init__()
         self.model = model  # first: parameters are named after it
         self.to_read = UnderstandingObjective(model)
-        self.to_draw = GenerationObjective(model, understanding_gradient)
-        self.weights = {"cross_entropy": reading_weight, "velocity": 1.0}
+        self.to_draw = GenerationObjective(model, understanding_gradient, weighting)
+        self.weights = {"cross_entropy": reading_weight} | self.to_draw.weights
 
     def counts(self, batch: JointBatch) -> dict[str, int]:
         """Elements of every loss term."""
         return self.to_read.counts(batch.reading) | self.to_draw.counts(batch.drawing)
 
-    def forward(self, batch: JointBatch) -> dict[str, LossTerm]:
-        """Loss terms of both."""
-        read: dict[str, LossTerm] = self.to_read(batch.reading)
-        drawn: dict[str, LossTerm] = self.to_draw(batch.drawing)
+    def forward(
+        self, batch: JointBatch | ReportBatch | CaptionedLatentBatch
+    ) -> dict[str, LossTerm]:
+        """Loss terms of both; of one, where a batch is to be read or to be drawn alone."""
+        read: dict[str, LossTerm]
+        drawn: dict[str, LossTerm]
+        match batch:
+            case ReportBatch():
+                read, drawn = self.to_read(batch), {}
+            case CaptionedLatentBatch():
+                read, drawn = {}, self.to_draw(batch)
+            case JointBatch():
+                read, drawn = self.to_read(batch.reading), self.to_draw(batch.drawing)
         return read | drawn
 
 
@@ -106,7 +113,7 @@ class JointSource:
 
     Args:
         reading: of batches to read.
-        drawing: of batches to draw, of the same studies in the same order.
+        drawing: of batches to draw, as large as the others or not.
     """
 
     def __init__(
@@ -119,7 +126,6 @@ class JointSource:
         """Both batches of that step."""
         return JointBatch.of(self.reading.batch(step), self.drawing.batch(step))
 
-    def validation(self) -> list[JointBatch]:
-        """Both sources' validation batches, pair by pair."""
-        pairs = zip(self.reading.validation(), self.drawing.validation(), strict=True)
-        return [JointBatch.of(reading, drawing) for reading, drawing in pairs]
+    def validation(self) -> list[JointBatch | ReportBatch | CaptionedLatentBatch]:
+        """Both sources' validation batches, one after the other."""
+        return [*self.reading.validation(), *self.drawing.validation()]

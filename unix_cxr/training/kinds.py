@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from unix_cxr.training.objective_settings import (
     AutoencoderObjectiveSettings,
     GenerationObjectiveSettings,
+    JointObjectiveSettings,
     UnderstandingObjectiveSettings,
     VisionObjectiveSettings,
 )
@@ -65,6 +66,14 @@ KINDS: Final[Mapping[str, Kind]] = {
         networks=("vae", "model", "processor"),
         sections=("autoencoder", "model"),
         reads=("model.language_model.model.*", "model.generation.*", "vae.*"),
+        chooses=("model.*",),
+        exports="model",
+    ),
+    "joint": Kind(
+        JointObjectiveSettings,
+        networks=("vae", "model", "processor"),
+        sections=("autoencoder", "model"),
+        reads=("model.*", "vae.*"),
         chooses=("model.*",),
         exports="model",
     ),

@@ -37,7 +37,7 @@ class VisionObjectiveSettings(StrictSettings):
 
     Args:
         least: a statement ("Pleural Effusion", "Pleural Effusion: left") is taught if it holds for
-            that many studies.
+            that many studies, and is absent in as many.
     """
 
     kind: Literal["vision"]
@@ -80,8 +80,28 @@ class TimesSettings(StrictSettings):
         return self
 
 
-class GenerationObjectiveSettings(StrictSettings):
-    """Flow matching of the latents, given the caption.
+class AlignmentSettings(StrictSettings):
+    """Hidden states of the generation branch that learn to tell an encoder's features (REPA).
+
+    Args:
+        encoder: folder of a DINOv2 or RAD-DINO in transformers' layout; "vision", the model's own
+            tower; or "prepared", the features in the prepared folder.
+        layer: the states after it are aligned; 1 is the first.
+        weight: of 1 − cosine beside the error of the velocity.
+        width: of the projector's hidden layers; None has the model's width.
+        keep: "memory" encodes all images when the stage begins and keeps a float16 feature per
+            latent token; "step" encodes a step's images when it comes, and needs augmentation 0.
+    """
+
+    encoder: Annotated[str, Field(min_length=1)]
+    layer: Annotated[int, Field(ge=1)]
+    weight: Positive = 0.5
+    width: Annotated[int, Field(ge=1)] | None = None
+    keep: Literal["memory", "step"] = "memory"
+
+
+class DrawingSettings(StrictSettings):
+    """What every objective that draws says of it.
 
     Args:
         caption_dropout: share of captions replaced by the empty context.
@@ -94,7 +114,6 @@ class GenerationObjectiveSettings(StrictSettings):
             encoding the images when the stage begins; they are not augmented.
     """
 
-    kind: Literal["generation"]
     caption_dropout: Fraction
     times: TimesSettings = TimesSettings()
     weighting: Literal["none", "min_snr", "cosmap"] = "none"
@@ -115,10 +134,53 @@ class GenerationObjectiveSettings(StrictSettings):
         return rest | {"times": {"shift": values["timestep_shift"]}}
 
 
+class GenerationObjectiveSettings(DrawingSettings):
+    """Flow matching of the latents, given the caption.
+
+    Args:
+        alignment: with an encoder's features; None aligns with none.
+    """
+
+    kind: Literal["generation"]
+    alignment: AlignmentSettings | None = None
+
+
+class JointObjectiveSettings(DrawingSettings):
+    """Reading and drawing in one step: the losses of both, over a batch of each.
+
+    A step's batch is divided in the ratio `reading` : `drawing`, which must divide it.
+
+    Args:
+        reading: parts of a step's batch that are read.
+        drawing: parts of a step's batch that are drawn.
+        reading_weight: of the reports' cross-entropy; the velocity's is 1.
+    """
+
+    kind: Literal["joint"]
+    reading: Annotated[int, Field(ge=1)] = 1
+    drawing: Annotated[int, Field(ge=1)] = 1
+    reading_weight: Positive = 1.0
+
+    def shares(self, batch_size: int) -> tuple[int, int]:
+        """Samples to read and samples to draw of a step's batch.
+
+        Raises:
+            ValueError: the ratio does not divide the batch.
+        """
+        part, rest = divmod(batch_size, self.reading + self.drawing)
+        if rest or not part:
+            raise ValueError(
+                f"batch_size ({batch_size}) must be a multiple of {self.reading + self.drawing}: "
+                f"reading ({self.reading}) + drawing ({self.drawing})"
+            )
+        return part * self.reading, part * self.drawing
+
+
 ObjectiveSettings = Annotated[
     AutoencoderObjectiveSettings
     | VisionObjectiveSettings
     | UnderstandingObjectiveSettings
-    | GenerationObjectiveSettings,
+    | GenerationObjectiveSettings
+    | JointObjectiveSettings,
     Field(discriminator="kind"),
 ]

@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,10 +13,9 @@ from unix_cxr.files import replacing_folder, write_text
 from unix_cxr.models.autoencoder import downsampling_of
 from unix_cxr.models.sampling import SamplingDefaults, euler_scheduler
 from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource, latent_statistics
-from unix_cxr.training.batches import BatchSource
 from unix_cxr.training.checkpoints import checkpoints
 from unix_cxr.training.data import RecipeData
-from unix_cxr.training.generation import CaptionedLatentSource, GenerationObjective
+from unix_cxr.training.estimates import with_costs
 from unix_cxr.training.identity import changed_keys
 from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.loop import Trainer
@@ -25,10 +23,13 @@ from unix_cxr.training.networks import Networks
 from unix_cxr.training.objective_settings import (
     AutoencoderObjectiveSettings,
     GenerationObjectiveSettings,
+    JointObjectiveSettings,
     UnderstandingObjectiveSettings,
     VisionObjectiveSettings,
 )
 from unix_cxr.training.plan import (
+    FINISHED_STATE,
+    GOES_ON,
     LEFT_OUT,
     RunSummary,
     StagePlan,
@@ -37,14 +38,14 @@ from unix_cxr.training.plan import (
     plan_lines,
     plan_stage,
 )
+from unix_cxr.training.precision import check_computing
 from unix_cxr.training.processes import Processes
 from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.starting import load_model_weights, load_vae_weights
-from unix_cxr.training.times import weighting_of
+from unix_cxr.training.tasks import Task, generation_task, joint_task
 from unix_cxr.training.understanding import ReportSource, UnderstandingObjective
 from unix_cxr.training.vision_teaching import StatementSource, VisionObjective
 
-FINISHED_STATE: Final = "finished"
 FINISHED: Final = "finished.json"
 """Written last into a stage's folder: the recipe, what the stage began from, its losses."""
 
@@ -59,6 +60,7 @@ def run_recipe(
     stages: Sequence[str] | None = None,
     init_from: str | Path | None = None,
     dry_run: bool = False,
+    costs: bool = False,
 ) -> RunSummary:
     """Train a recipe's stages in their order and export a pipeline folder at `out/pipeline`.
 
@@ -73,6 +75,8 @@ def run_recipe(
         init_from: folder with model/ and processor/, with vae/, or with all three, whose weights
             the run begins with.
         dry_run: check and plan, and write nothing.
+        costs: the plan says what a step of every stage costs on this machine, which takes seconds
+            per stage to find out.
 
     Raises:
         FileNotFoundError: data or weights are missing.
@@ -88,6 +92,8 @@ def run_recipe(
     wanted = [stage.name for stage in recipe.stages] if stages is None else list(stages)
     plan = run.plan(wanted)
     run.check_data(plan)
+    if costs:
+        plan = with_costs(run, plan)
     results: list[StageResult] = []
     if not dry_run:
         logger.info("\n".join(plan_lines(plan)))
@@ -110,19 +116,6 @@ def run_recipe(
         pipeline=pipeline,
         random_parts=random,
     )
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a stage's trainer is given.
-
-    Args:
-        objective: what is minimised.
-        source: makes the batch of every step.
-    """
-
-    objective: torch.nn.Module
-    source: BatchSource[Any]
 
 
 class RecipeRun(Networks):
@@ -170,10 +163,14 @@ class RecipeRun(Networks):
             self.recipe.stage(name)
         SamplingDefaults.of(self.model.config)  # refuses unknown keys now, not after the training
         known, sizes = set(self.known), self.sizes()
-        return tuple(
+        plan = tuple(
             plan_stage(stage, sizes, known, self._state(stage, wanted))
             for stage in self.recipe.stages
         )
+        for entry in plan:
+            if entry.steps_left:
+                check_computing(self.recipe.stage(entry.name), self.device)
+        return plan
 
     # -- training ----------------------------------------------------------------------------
 
@@ -204,6 +201,7 @@ class RecipeRun(Networks):
         """Train one stage and keep what it learned; returns its validation losses."""
         began = self.fingerprints(stage)
         task = self.task(stage, self.data)
+        began |= task.began
         losses = self._trainer(task, stage, began).run()
         parts: dict[str, Any]
         if KINDS[stage.objective.kind].exports == "vae":
@@ -237,7 +235,9 @@ class RecipeRun(Networks):
             case UnderstandingObjectiveSettings():
                 return self._understanding_task(stage, data)
             case GenerationObjectiveSettings():
-                return self._generation_task(stage, settings, data)
+                return generation_task(self, stage, settings, data, self.processes)
+            case JointObjectiveSettings():
+                return joint_task(self, stage, settings, data, self.processes)
 
     def _autoencoder_task(
         self, stage: StageSettings, settings: AutoencoderObjectiveSettings, data: RecipeData
@@ -281,26 +281,6 @@ class RecipeRun(Networks):
             length_window=stage.length_window,
         )
         return Task(UnderstandingObjective(self.model), source)
-
-    def _generation_task(
-        self, stage: StageSettings, settings: GenerationObjectiveSettings, data: RecipeData
-    ) -> Task:
-        vae: Any = self.vae
-        source = CaptionedLatentSource(
-            data.store("train"),
-            data.store("dev"),
-            vae.to(self.device).eval(),
-            self.processor,
-            settings,
-            batch_size=stage.batch_size,
-            augmentation=stage.augmentation,
-            seed=self.recipe.seed,
-            length_window=stage.length_window,
-        )
-        objective = GenerationObjective(
-            self.model, settings.understanding_gradient, weighting_of(settings)
-        )
-        return Task(objective, source)
 
     def _trainer(self, task: Task, stage: StageSettings, began: dict[str, str]) -> Trainer:
         return Trainer(
@@ -346,7 +326,7 @@ class RecipeRun(Networks):
         if stage.name not in wanted:
             return LEFT_OUT
         found = checkpoints(self.folder / stage.name)
-        return f"goes on at step {int(found[-1].name[5:])}" if found else "begins"
+        return f"{GOES_ON}{int(found[-1].name[5:])}" if found else "begins"
 
     def _reuse(
         self, stage: StageSettings, record: Mapping[str, Any], wanted: Sequence[str]

@@ -17,7 +17,7 @@ from unix_cxr.functional.flow import (
     mode_times,
     shift_time,
 )
-from unix_cxr.training.objective_settings import GenerationObjectiveSettings, TimesSettings
+from unix_cxr.training.objective_settings import DrawingSettings, TimesSettings
 
 Weighting = Callable[[Float[Tensor, " b"]], Float[Tensor, " b"]]
 """Weight of a sample's squared error by its time."""
@@ -51,7 +51,7 @@ def _unshifted(normals: Float[Tensor, " b"], settings: TimesSettings) -> Float[T
     return mode_times(uniforms, settings.scale).float()  # with scale 0 where kind is uniform
 
 
-def weighting_of(settings: GenerationObjectiveSettings) -> Weighting | None:
+def weighting_of(settings: DrawingSettings) -> Weighting | None:
     """The weighting that a stage asks for; None where all times count alike."""
     match settings.weighting:
         case "none":

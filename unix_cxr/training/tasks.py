@@ -1,0 +1,184 @@
+"""What the trainer of a stage is given, and how it is made for the stages that draw."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from unix_cxr.training.alignment import AlignedObjective, AlignedSource
+from unix_cxr.training.batches import BatchSource
+from unix_cxr.training.data import RecipeData
+from unix_cxr.training.encoders import DinoEncoder, PatchEncoder, TowerEncoder
+from unix_cxr.training.generation import CaptionedLatentSource, GenerationObjective
+from unix_cxr.training.images import PreparedStore
+from unix_cxr.training.joint import JointObjective, JointSource
+from unix_cxr.training.networks import Networks
+from unix_cxr.training.objective_settings import (
+    AlignmentSettings,
+    DrawingSettings,
+    GenerationObjectiveSettings,
+    JointObjectiveSettings,
+)
+from unix_cxr.training.plan import learning_of
+from unix_cxr.training.processes import Processes
+from unix_cxr.training.settings import StageSettings
+from unix_cxr.training.times import weighting_of
+from unix_cxr.training.understanding import ReportSource
+
+TOWER = "vision"
+PREPARED = "prepared"
+"""Encoders of an alignment that are no folders."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage's trainer is given.
+
+    Args:
+        objective: what is minimised.
+        source: makes the batch of every step.
+        began: fingerprints of what the stage reads besides the networks of its kind, by name.
+    """
+
+    objective: torch.nn.Module
+    source: BatchSource[Any]
+    began: Mapping[str, str] = field(default_factory=dict)
+
+
+def generation_task(
+    networks: Networks,
+    stage: StageSettings,
+    settings: GenerationObjectiveSettings,
+    data: RecipeData,
+    processes: Processes,
+) -> Task:
+    """Flow matching, aligned with an encoder where the stage says so.
+
+    Raises:
+        FileNotFoundError: the encoder's folder lacks a file.
+        ValueError: the encoder does not fit the stage.
+    """
+    source = _captioned(networks, stage, settings, data, processes.device)
+    gradient, weighting = settings.understanding_gradient, weighting_of(settings)
+    if settings.alignment is None:
+        return Task(GenerationObjective(networks.model, gradient, weighting), source)
+    encoder = _encoder(networks, stage, settings.alignment, processes.device)
+    rows, columns = source.dev_moments.shape[-2:]
+    patch = networks.recipe.model.latent_patch_size
+    aligned = AlignedSource(
+        source, encoder, (rows // patch, columns // patch), keep=settings.alignment.keep
+    )
+    objective = AlignedObjective(
+        networks.model,
+        gradient,
+        weighting,
+        alignment=settings.alignment,
+        features=aligned.width,
+        seed=networks.recipe.seed,
+    )
+    made_by = _prepared_features(data) if encoder is None else encoder.fingerprint
+    return Task(objective, aligned, {"encoder": made_by})
+
+
+def joint_task(
+    networks: Networks,
+    stage: StageSettings,
+    settings: JointObjectiveSettings,
+    data: RecipeData,
+    processes: Processes,
+) -> Task:
+    """Reading and drawing, each of studies of its own.
+
+    Raises:
+        ValueError: the batch cannot be divided in the stage's ratio, or each of its parts cannot
+            have a sample of either.
+    """
+    reading, drawing = settings.shares(stage.batch_size)
+    parts = stage.accumulation * processes.count
+    if min(reading, drawing) < parts:
+        raise ValueError(
+            f"stage {stage.name!r} reads {reading} and draws {drawing} samples per step; each must "
+            f"be at least {parts}: accumulation ({stage.accumulation}) x processes "
+            f"({processes.count})"
+        )
+    seed = networks.recipe.seed
+    reports = ReportSource(
+        data.store("train"),
+        data.store("dev"),
+        networks.processor,
+        batch_size=reading,
+        augmentation=stage.augmentation,
+        seed=seed,
+        length_window=stage.length_window,
+    )
+    # an order of its own, so that a step does not draw what it reads
+    latents = _captioned(
+        networks,
+        stage.model_copy(update={"batch_size": drawing}),
+        settings,
+        data,
+        processes.device,
+        seed=seed + 1,
+    )
+    objective = JointObjective(
+        networks.model,
+        settings.understanding_gradient,
+        settings.reading_weight,
+        weighting_of(settings),
+    )
+    return Task(objective, JointSource(reports, latents))
+
+
+def _captioned(
+    networks: Networks,
+    stage: StageSettings,
+    settings: DrawingSettings,
+    data: RecipeData,
+    device: torch.device,
+    *,
+    seed: int | None = None,
+) -> CaptionedLatentSource:
+    vae: Any = networks.vae
+    return CaptionedLatentSource(
+        data.store("train"),
+        data.store("dev"),
+        vae.to(device).eval(),
+        networks.processor,
+        settings,
+        batch_size=stage.batch_size,
+        augmentation=stage.augmentation,
+        seed=networks.recipe.seed if seed is None else seed,
+        length_window=stage.length_window,
+    )
+
+
+def _encoder(
+    networks: Networks, stage: StageSettings, settings: AlignmentSettings, device: torch.device
+) -> PatchEncoder | None:
+    """The encoder that a stage names; None where its features are in the prepared folder."""
+    if settings.encoder == PREPARED:
+        return None
+    if settings.encoder != TOWER:
+        return DinoEncoder(settings.encoder, device)
+    tower = "model.vision."
+    if any(name.startswith(tower) for name in learning_of(stage, networks.sizes())):
+        raise ValueError(
+            f"stage {stage.name!r} trains model.vision, which alignment.encoder names too; an "
+            "encoder stays as it is: narrow trains, or give a folder"
+        )
+    if "model.vision" in networks.random_parts() and not stage.allow_random:
+        raise ValueError(
+            f"stage {stage.name!r} aligns with model.vision, which nothing has trained or loaded: "
+            "run the stage that trains it, begin from a folder that has it (--init-from), or say "
+            "allow_random: true"
+        )
+    return TowerEncoder(networks.model, networks.processor, device)
+
+
+def _prepared_features(data: RecipeData) -> str:
+    """Fingerprint of the network that made a prepared folder's features."""
+    store = data.store("train")
+    if not isinstance(store, PreparedStore):
+        raise ValueError("alignment.encoder prepared needs data.kind prepared")  # noqa: TRY004 - a setting
+    return str(store.prepared.manifest.settings.get("caches", {}).get("features"))
