@@ -4,6 +4,9 @@ import torch
 from unix_cxr.evaluation.appearance import detail, tone
 from unix_cxr.evaluation.cheats import CHANGES
 from unix_cxr.evaluation.copies import CopyFinder, CopySearch, blur, layout, turn
+from unix_cxr.evaluation.imaging import memorised
+from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
+from unix_cxr.evaluation.imaging.memorised import load_squares, nearest_by_pixels
 
 from .phantoms import phantoms
 
@@ -47,6 +50,41 @@ def test_half_a_copy_is_found_by_its_half(finder, targets, strangers):
     strange = finder.nearest_half(phantoms(24, "s", seed=3).images)
     assert finder.nearest(halves).distances.median() > 0.5 * strangers.median()
     assert finder.nearest_half(halves).median() < 0.2 * strange.min()
+
+
+def as_set(name, images):
+    files = [ImageFile(f"{name}{n}", image[0].numpy(), str(n)) for n, image in enumerate(images)]
+    return ImageSet(name, tuple(files))
+
+
+def test_a_set_is_searched_by_whole_and_by_halves(finder, targets):
+    halves = CHANGES["copies_halves"](targets, torch.Generator())
+    some = torch.cat([halves[:5], phantoms(7, "s", seed=3).images])
+    found = nearest_by_pixels(as_set("q", some), as_set("t", targets))
+    squares, known = load_squares(as_set("q", some)), load_squares(as_set("t", targets))
+    alone = CopyFinder(known)
+    whole = alone.nearest(squares)
+    assert torch.equal(found.distances, whole.distances)
+    assert torch.equal(found.rows, whole.rows)
+    assert torch.equal(found.halves, alone.nearest_half(squares))
+    assert found.halves[:5].max() < found.halves[5:].min()
+    assert found.halves[:5].median() < 0.2 * found.halves[5:].min()
+    # the whole of a collage is no copy
+    assert found.distances[:5].median() > 0.5 * found.distances[5:].median()
+
+
+def test_many_targets_are_searched_in_blocks(monkeypatch, targets):
+    queries, train = as_set("q", phantoms(9, "s", seed=3).images), as_set("t", targets)
+    whole = nearest_by_pixels(queries, train)
+    monkeypatch.setattr(memorised, "_BLOCK", 7)
+    monkeypatch.setattr(memorised, "_QUERIES", 4)
+    search = CopySearch(candidates=48)  # all of them, so that a block sees what the whole sees
+    blocks = nearest_by_pixels(queries, train, search)
+    monkeypatch.undo()
+    all_at_once = nearest_by_pixels(queries, train, search)
+    for mine, theirs in zip(blocks, all_at_once, strict=True):
+        assert torch.allclose(mine.float(), theirs.float(), atol=1e-5)
+    assert (whole.distances >= all_at_once.distances - 1e-5).all()
 
 
 def test_what_is_excluded_is_not_found(finder, targets):

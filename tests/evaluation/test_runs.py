@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from tests.evaluation.phantoms import TINY, phantoms
 from unix_cxr.cli.evaluate import compare, evaluate_app
+from unix_cxr.cli.evaluate_options import feature_extractor
 from unix_cxr.evaluation import run_folders
 from unix_cxr.evaluation.classifier import XrayClassifier
 from unix_cxr.evaluation.compare_runs import compare_runs
@@ -30,6 +31,7 @@ from unix_cxr.evaluation.page.pages import render_page
 from unix_cxr.evaluation.page.sections import image_sections
 from unix_cxr.evaluation.plugins import installed_metrics
 from unix_cxr.evaluation.protocols import STRICT
+from unix_cxr.evaluation.reading.use_network import NetworkTraining
 from unix_cxr.evaluation.results import MetricUnavailable, Skipped
 from unix_cxr.evaluation.run_folders import Run, read_run, write_run
 
@@ -38,6 +40,8 @@ OPTIONS = ImageOptions(
     extraction=Extraction(16, progress=False),
     heavy_replicates=4,
     pairs=4,
+    use_network=NetworkTraining(steps=4, batch_size=8, size=32, widths=(8,), progress=False),
+    ceiling="all",
 )
 app = typer.Typer(pretty_exceptions_enable=False)
 app.add_typer(evaluate_app, name="evaluate")
@@ -118,12 +122,16 @@ def evaluation(sets, judges):
 def test_every_part_is_measured(evaluation):
     names = {result.name for result in evaluation.results}
     wanted = {"fd", "kd", "coverage", "vendi", "ms_ssim", "fd/ceiling", "mifid", "alignment/wins"}
-    wanted |= {"near_train/features", "near_train/pixels", "near_train/identity/pixels"}
+    wanted |= {"near_train/features", "near_train/pixels", "near_train/halves"}
+    wanted |= {"near_train/identity/pixels", "auroc/use_network/gain", "near_train/halves/ceiling"}
+    wanted |= {"tone/ceiling", "auroc/use_network/drawn/ceiling", "alignment/wins/ceiling"}
     wanted |= {"nearest_ratio", "auroc/use/drawn", "auroc/use/both", "auroc/label_agreement"}
     assert wanted <= names
     assert not evaluation.skipped
     by_name = {result.name: result for result in evaluation.results}
     assert by_name["fd/ceiling"].value < by_name["fd"].value
+    # 4 of the drawn are copies; what is half of `train` in their place is none
+    assert by_name["near_train/pixels/ceiling"].value < by_name["near_train/pixels"].value
     for result in evaluation.results:
         assert "unix_cxr:" in result.signature, result.name
 
@@ -143,14 +151,17 @@ def test_planted_copies_are_found_also_shifted_scaled_and_noised(evaluation):
 
 def test_without_training_xrays_what_is_missing_is_said(sets, judges):
     _, real, drawn = sets
-    found = evaluate_images(real, drawn, replace(judges, alignment=None), options=OPTIONS)
+    options = replace(OPTIONS, use_network=None)
+    found = evaluate_images(real, drawn, replace(judges, alignment=None), options=options)
     assert {one.metric for one in found.skipped} == {"privacy", "ceiling", "mifid", "use"}
     assert "--train SRC" in found.skipped[0].remedy
     with pytest.raises(ValueError, match="patients are in train and in train"):
         evaluate_images(sets[0], drawn, judges, train=sets[0], options=OPTIONS)
     few = real.take(range(4))
     with pytest.raises(ValueError, match=r"real holds 4 X-rays; 5 neighbours"):
-        evaluate_images(few, drawn, judges, options=OPTIONS)
+        evaluate_images(few, drawn, judges, options=options)
+    with pytest.raises(ValueError, match="learns from real X-rays too: give them by --train SRC"):
+        evaluate_images(real, drawn, judges, options=OPTIONS)
 
 
 class Page(HTMLParser):
@@ -343,11 +354,13 @@ def test_images_are_measured_by_command_and_the_run_goes_on(sets, tmp_path):
 
 
 def test_errors_of_the_commands_name_the_remedy(tmp_path):
-    with pytest.raises(ValueError, match=r"--on-missing \('maybe'\) must be skip or raise"):
-        call(
-            *("evaluate", "images", "--real", tmp_path, "--synthetic", tmp_path),
-            *("--out", tmp_path, "--on-missing", "maybe"),
-        )
+    images = ("evaluate", "images", "--real", tmp_path, "--synthetic", tmp_path)
+    found = call(*images, "--out", tmp_path, "--on-missing", "maybe")
+    assert found.exit_code == 2
+    assert "'maybe' is not one of 'skip'" in found.output
+    for spec in ("classifier=", "=folder", ""):
+        with pytest.raises(ValueError, match=rf"--extractor \('{spec}'\) must be rad-dino=FOLDER"):
+            feature_extractor(spec, "cpu")
     truth = write_reports(tmp_path / "t.jsonl", REFERENCES)
     with pytest.raises(ValueError, match="given together"):
         call(

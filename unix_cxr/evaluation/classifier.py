@@ -1,6 +1,6 @@
 """A small network that tells pneumonia from normal: the eye of the offline measurements.
 
-Axes: b X-rays, h rows, w columns, f features.
+Axes: b X-rays, h rows, w columns, s side, f features, c channels.
 """
 
 import json
@@ -157,13 +157,18 @@ class XrayClassifier(nn.Module):
         self, prepared: Float[Tensor, "b 1 s s"]
     ) -> tuple[Float[Tensor, " b"], Float[Tensor, "b f"]]:
         """Logits and plain features of prepared X-rays: the training path, maybe in bfloat16."""
+        seen = self.pooled(prepared)
+        logits = self.head(seen[-1].to(self.head.weight.dtype)).squeeze(-1).float()
+        return logits, torch.cat(seen[1:] or seen, dim=-1)
+
+    def pooled(self, prepared: Float[Tensor, "b 1 s s"]) -> list[Float[Tensor, "b c"]]:
+        """Channel means of every stage."""
         maps = self.stem(prepared)
         seen = []
         for stage in self.stages:
             maps = stage(maps)
             seen.append(reduce(maps.float(), "b f h w -> b f", "mean"))
-        logits = self.head(seen[-1].to(self.head.weight.dtype)).squeeze(-1).float()
-        return logits, torch.cat(seen[1:] or seen, dim=-1)
+        return seen
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `classifier.json` and `classifier.safetensors`, each whole or not at all."""

@@ -4,7 +4,9 @@ Axes: q queries, n targets, m targets and their mirror images (2n), c candidates
 w columns, t shifts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, Literal, NamedTuple, get_args
 
 import torch
@@ -95,46 +97,72 @@ class CopyFinder:
         Raises:
             ValueError: a query has no target left.
         """
+        return self.nearest_of_parts(queries, (part,), excluded)[part]
+
+    def nearest_half(self, queries: Float[Tensor, "q 1 h w"]) -> Float[Tensor, " q"]:
+        """Distance of the half of each query, left or right, that is nearer to some target."""
+        found = self.nearest_of_parts(queries, ("left", "right"))
+        return torch.minimum(found["left"].distances, found["right"].distances)
+
+    @torch.inference_mode()
+    def nearest_of_parts(
+        self,
+        queries: Float[Tensor, "q 1 h w"],
+        parts: Sequence[Part],
+        excluded: Bool[Tensor, "q n"] | None = None,
+    ) -> dict[Part, Nearest]:
+        """What `nearest` gives for each part; each query is turned and flattened once for all.
+
+        Args:
+            queries: X-rays.
+            parts: what of the queries is compared.
+            excluded: see `nearest`.
+
+        Raises:
+            ValueError: a query has no target left.
+        """
         check_images(queries)
         if excluded is None:
             excluded = torch.zeros(len(queries), self.count, dtype=torch.bool)
         if excluded.all(dim=1).any():
             raise ValueError("a query has no target left: all are excluded")
-        found = [
-            self._nearest(some, barred, part)
-            for some, barred in zip(
-                torch.split(queries, _CHUNK), torch.split(excluded, _CHUNK), strict=True
+        chunks = zip(torch.split(queries, _CHUNK), torch.split(excluded, _CHUNK), strict=True)
+        found = [self._nearest(some, barred, parts) for some, barred in chunks]
+        return {
+            part: Nearest(
+                torch.cat([one[part].distances for one in found]),
+                torch.cat([one[part].rows for one in found]),
             )
-        ]
-        return Nearest(
-            torch.cat([nearest.distances for nearest in found]),
-            torch.cat([nearest.rows for nearest in found]),
-        )
-
-    def nearest_half(self, queries: Float[Tensor, "q 1 h w"]) -> Float[Tensor, " q"]:
-        """Distance of the half of each query, left or right, that is nearer to some target."""
-        return torch.minimum(
-            self.nearest(queries, part="left").distances,
-            self.nearest(queries, part="right").distances,
-        )
+            for part in parts
+        }
 
     def _nearest(
-        self, queries: Float[Tensor, "q 1 h w"], excluded: Bool[Tensor, "q n"], part: Part
-    ) -> Nearest:
-        likeness = self._coarse_likeness(queries, part)
-        likeness = likeness.masked_fill(excluded.repeat(1, 2), -torch.inf)
-        top = likeness.topk(min(self.search.candidates, likeness.shape[1]), dim=1)
-        best = torch.full(top.values.shape, -1.0)
-        for degrees in self.search.degrees:
-            for scale in self.search.scales:
-                turned = turn(queries, degrees, scale)
-                for rows in torch.split(torch.arange(len(queries)), _ALIGNED):
-                    aligned = self._correlate(turned[rows], top.indices[rows], part)
-                    best[rows] = torch.maximum(best[rows], aligned)
-        best = best.masked_fill(top.values == -torch.inf, -torch.inf)
-        correlation, place = best.max(dim=1)
-        rows = top.indices.gather(1, place[:, None]).squeeze(1) % self.count
-        return Nearest((1 - correlation).clamp_min(0), rows)
+        self,
+        queries: Float[Tensor, "q 1 h w"],
+        excluded: Bool[Tensor, "q n"],
+        parts: Sequence[Part],
+    ) -> dict[Part, Nearest]:
+        likeness = {
+            part: self._coarse_likeness(queries, part).masked_fill(
+                excluded.repeat(1, 2), -torch.inf
+            )
+            for part in parts
+        }
+        count = min(self.search.candidates, 2 * self.count)
+        rows_of = {part: each.topk(count, dim=1).indices for part, each in likeness.items()}
+        best = {part: torch.full(rows.shape, -1.0) for part, rows in rows_of.items()}
+        for degrees, scale in product(self.search.degrees, self.search.scales):
+            turned = self._pictures(turn(queries, degrees, scale))
+            for part, some in product(parts, torch.split(torch.arange(len(queries)), _ALIGNED)):
+                aligned = self._correlate(turned[some], rows_of[part][some], part)
+                best[part][some] = torch.maximum(best[part][some], aligned)
+        found = {}
+        for part, rows in rows_of.items():
+            barred = likeness[part].gather(1, rows) == -torch.inf
+            correlation, place = best[part].masked_fill(barred, -torch.inf).max(dim=1)
+            nearest = rows.gather(1, place[:, None]).squeeze(1) % self.count
+            found[part] = Nearest((1 - correlation).clamp_min(0), nearest)
+        return found
 
     def _coarse_likeness(
         self, queries: Float[Tensor, "q 1 h w"], part: Part
@@ -152,10 +180,10 @@ class CopyFinder:
         return likeness
 
     def _correlate(
-        self, queries: Float[Tensor, "q 1 h w"], candidates: Int[Tensor, "q c"], part: Part
+        self, pictures: Float[Tensor, "q h w"], candidates: Int[Tensor, "q c"], part: Part
     ) -> Float[Tensor, "q c"]:
-        """Best normalised correlation of each query's inner part with each of its candidates."""
-        inner = self._pictures(queries) * self._inner(part)
+        """Best normalised correlation of each picture's inner part with each of its candidates."""
+        inner = pictures * self._inner(part)
         norms = inner.flatten(1).norm(dim=1)[:, None, None]
         spectra = torch.fft.rfft2(inner).conj()[:, None] * self._spectra[candidates]
         products = self._near_zero(torch.fft.irfft2(spectra, s=inner.shape[-2:]))
@@ -234,9 +262,8 @@ def turn(
     across, along = torch.cos(angle) / scale, torch.sin(angle) / scale
     zero = torch.zeros(())
     affine = torch.stack([across, -along, zero, along, across, zero]).reshape(1, 2, 3)
-    grid = functional.affine_grid(
-        affine.expand(len(images), 2, 3), list(images.shape), align_corners=False
-    )
+    one = functional.affine_grid(affine, [1, *images.shape[1:]], align_corners=False)
+    grid = one.expand(len(images), -1, -1, -1)
     turned: Tensor = functional.grid_sample(
         images, grid, padding_mode="border", align_corners=False
     )

@@ -123,15 +123,10 @@ def read_run(folder: str | Path) -> dict[str, StoredMetric]:
         ValueError: metrics.json is none of ours.
     """
     folder = Path(folder)
-    for name in (METRICS, STATISTICS, REPLICATES):
+    tree = read_metrics(folder)
+    for name in (STATISTICS, REPLICATES):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}; `unix-cxr evaluate` writes one")
-    try:
-        tree = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / METRICS} is no JSON: {error}") from error
-    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
-        raise ValueError(f"{folder / METRICS} is not a run of format {FORMAT}")
     statistics = _read_statistics(folder / STATISTICS)
     replicates = {
         row["metric"]: torch.tensor(row["values"], dtype=torch.float64)
@@ -142,6 +137,25 @@ def read_run(folder: str | Path) -> dict[str, StoredMetric]:
         ids, groups, rows = statistics.get(entry.get("statistics"), ((), (), None))
         found[entry["name"]] = StoredMetric(entry, ids, groups, rows, replicates.get(entry["name"]))
     return found
+
+
+def read_metrics(folder: str | Path) -> dict[str, Any]:
+    """metrics.json of a run: numbers, how they were measured, what was not.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: metrics.json is none of ours.
+    """
+    path = Path(folder) / METRICS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {METRICS}; `unix-cxr evaluate` writes one")
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a run of format {FORMAT}; measure again")
+    return tree
 
 
 def _samples(results: Sequence[MetricResult]) -> dict[str, list[Any]]:

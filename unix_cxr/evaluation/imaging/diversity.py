@@ -3,13 +3,16 @@
 Axes: n X-rays, f features, p pairs, r replicates, s side.
 """
 
+from dataclasses import replace
 from typing import Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unix_cxr.evaluation.corpus_metric import Resampling, mean_metric, mean_statistics
 from unix_cxr.evaluation.imaging.image_sets import ImageSet
+from unix_cxr.evaluation.results import MetricResult
 from unix_cxr.functional.images import resize_and_pad
 
 MS_SSIM_SIDE: Final = 192
@@ -85,6 +88,27 @@ def ms_ssim_of_pairs(images: ImageSet, pairs: Int[Tensor, "p 2"]) -> Float[Tenso
         )
         values.append(float(likeness))
     return torch.tensor(values, dtype=torch.float64)
+
+
+def measure_ms_ssim(
+    real: ImageSet, drawn: ImageSet, pairs: int, resampling: Resampling
+) -> list[MetricResult]:
+    """`ms_ssim` of random pairs of drawn X-rays, and `ms_ssim_real` of real ones.
+
+    Raises:
+        ValueError: a set of one X-ray, or one that cannot be read.
+    """
+    results = []
+    for name, images in (("ms_ssim", drawn), ("ms_ssim_real", real)):
+        chosen = random_pairs(len(images), pairs, resampling.seed)
+        values = ms_ssim_of_pairs(images, chosen)
+        facts = {"size": MS_SSIM_SIDE, "resize": "pad to a square", "pairs": len(chosen)}
+        metric = mean_metric(name, higher_is_better=None, facts=facts)
+        ids = [f"{images.ids[first]} & {images.ids[second]}" for first, second in chosen.tolist()]
+        groups = [images.groups[first] for first in chosen[:, 0].tolist()]
+        by_unit = replace(resampling, unit=images.unit)
+        results.append(metric.measure(mean_statistics(values), ids, groups, by_unit))
+    return results
 
 
 def memorisation_informed_fd(train: Float[Tensor, "n f"], drawn: Float[Tensor, "m f"]) -> float:

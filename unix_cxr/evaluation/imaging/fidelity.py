@@ -18,7 +18,7 @@ from unix_cxr.evaluation.corpus_metric import (
     mean_metric,
     mean_statistics,
 )
-from unix_cxr.evaluation.imaging.diversity import vendi_score
+from unix_cxr.evaluation.imaging.diversity import memorisation_informed_fd, vendi_score
 from unix_cxr.evaluation.imaging.frechet import frechet_distance, frechet_replicates
 from unix_cxr.evaluation.imaging.kernel import kernel_distance, kernel_distance_of_subsets
 from unix_cxr.evaluation.neighbours import prdc
@@ -303,6 +303,29 @@ def _signed(
         **_library(),
     }
     return replace(result, signature=signature(facts))
+
+
+def measure_mifid(train: FeatureSet, drawn: FeatureSet, settings: FidelitySettings) -> MetricResult:
+    """The Fréchet distance, divided where drawn X-rays lie near training ones."""
+    facts = {
+        "metric": "mifid",
+        "protocol": settings.protocol.name,
+        **settings.facts,
+        "train": len(train),
+        "drawn": len(drawn),
+        "threshold": 0.1,
+    }
+    return MetricResult(
+        name="mifid",
+        value=memorisation_informed_fd(train.features, drawn.features),
+        interval=None,
+        n=len(drawn),
+        per_sample=None,
+        signature=signature(facts),
+        comparable=settings.comparable,
+        higher_is_better=False,
+        warnings=("no interval: repeating training X-rays would change what copies are",),
+    )
 
 
 def _library() -> dict[str, object]:

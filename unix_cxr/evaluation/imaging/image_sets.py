@@ -272,6 +272,22 @@ def _from_files(folder: Path) -> ImageSet:
     )
 
 
+def split_patients(images: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]:
+    """Two random halves that share no patient.
+
+    Raises:
+        ValueError: all images are of one patient.
+    """
+    groups = sorted(set(images.groups))
+    if len(groups) == 1:
+        raise ValueError(f"{images.name} holds one patient ({groups[0]}); two halves need two")
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = {groups[place] for place in order[: len(groups) // 2]}
+    mine = [row for row, group in enumerate(images.groups) if group in chosen]
+    rest = [row for row, group in enumerate(images.groups) if group not in chosen]
+    return images.take(mine), images.take(rest)
+
+
 def refuse_overlap(first: ImageSet, second: ImageSet) -> None:
     """Two sets that must be apart share no patient.
 

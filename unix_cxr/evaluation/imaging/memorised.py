@@ -129,30 +129,36 @@ def nearest_two(queries: Float[Tensor, "m f"], targets: Float[Tensor, "n f"]) ->
 
 
 class NearestPixels(NamedTuple):
-    """Distance to the nearest target after alignment, and which that is."""
+    """Distance to the nearest target after alignment, which that is, and that of either half."""
 
     distances: Float[Tensor, " q"]
     rows: Int[Tensor, " q"]
+    halves: Float[Tensor, " q"]
 
 
 def nearest_by_pixels(
     queries: ImageSet, targets: ImageSet, search: CopySearch | None = None
 ) -> NearestPixels:
-    """Nearest target up to shift, mirror, turn, zoom and contrast.
+    """Nearest target up to shift, mirror, turn, zoom and contrast, whole and by its nearer half.
 
     4096 targets are searched at a time, by 512 queries at a time: memory does not grow with either.
     """
     distances = torch.full((len(queries),), torch.inf)
     rows = torch.zeros(len(queries), dtype=torch.long)
+    halves = torch.full((len(queries),), torch.inf)
     for start in range(0, len(targets), _BLOCK):
         finder = CopyFinder(load_squares(_part(targets, start, _BLOCK)), search)
         for first in range(0, len(queries), _QUERIES):
-            found = finder.nearest(load_squares(_part(queries, first, _QUERIES)))
-            mine = slice(first, first + len(found.rows))
-            nearer = found.distances < distances[mine]
-            distances[mine] = torch.where(nearer, found.distances, distances[mine])
-            rows[mine] = torch.where(nearer, found.rows + start, rows[mine])
-    return NearestPixels(distances, rows)
+            squares = load_squares(_part(queries, first, _QUERIES))
+            found = finder.nearest_of_parts(squares, ("whole", "left", "right"))
+            mine, whole = slice(first, first + len(squares)), found["whole"]
+            rows[mine] = torch.where(
+                whole.distances < distances[mine], whole.rows + start, rows[mine]
+            )
+            distances[mine] = torch.minimum(distances[mine], whole.distances)
+            for half in (found["left"], found["right"]):
+                halves[mine] = torch.minimum(halves[mine], half.distances)
+    return NearestPixels(distances, rows, halves)
 
 
 def _part(images: ImageSet, start: int, count: int) -> ImageSet:
@@ -195,19 +201,16 @@ def measure_privacy(
     real_pixels = nearest_by_pixels(held_out[0], train[0], settings.search)
     facts = facts | {"near_share": settings.near_share, "held_out": len(held_out[0])}
     threshold = _threshold(real_pixels.distances, settings.near_share)
+    both = {
+        "features": (mine.first, real.first),
+        "pixels": (pixels.distances, real_pixels.distances),
+        "halves": (pixels.halves, real_pixels.halves),
+    }
     results = [
-        _share_near("features", mine.first, real.first, drawn[1], held_out[1], facts, settings),
-        _share_near(
-            "pixels",
-            pixels.distances,
-            real_pixels.distances,
-            drawn[1],
-            held_out[1],
-            facts,
-            settings,
-        ),
-        *_ratios(mine, real, drawn[1], held_out[1], facts, settings),
+        _share_near(name, near, usual, drawn[1], held_out[1], facts, settings)
+        for name, (near, usual) in both.items()
     ]
+    results += _ratios(mine, real, drawn[1], held_out[1], facts, settings)
     for scorer in scorers:
         scores = [
             -_score(scorer, one[0], train[0], near.rows)

@@ -5,19 +5,14 @@ Axes: n X-rays, f features.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unix_cxr.evaluation.corpus_metric import Resampling, mean_metric, mean_statistics
-from unix_cxr.evaluation.imaging.diversity import (
-    MS_SSIM_SIDE,
-    memorisation_informed_fd,
-    ms_ssim_of_pairs,
-    random_pairs,
-)
+from unix_cxr.evaluation.corpus_metric import Resampling
+from unix_cxr.evaluation.imaging.diversity import measure_ms_ssim
 from unix_cxr.evaluation.imaging.extractors import FeatureExtractor
 from unix_cxr.evaluation.imaging.features import Extraction, extract
 from unix_cxr.evaluation.imaging.fidelity import (
@@ -25,10 +20,11 @@ from unix_cxr.evaluation.imaging.fidelity import (
     FeatureSet,
     FidelitySettings,
     measure_fidelity,
+    measure_mifid,
     per_label,
 )
 from unix_cxr.evaluation.imaging.frechet import FrechetCurve, frechet_curve
-from unix_cxr.evaluation.imaging.image_sets import ImageSet, refuse_overlap
+from unix_cxr.evaluation.imaging.image_sets import ImageSet, refuse_overlap, split_patients
 from unix_cxr.evaluation.imaging.looks import measure_looks
 from unix_cxr.evaluation.imaging.memorised import (
     PairScorer,
@@ -43,12 +39,16 @@ from unix_cxr.evaluation.protocols import STRICT, Protocol
 from unix_cxr.evaluation.reading.alignment import ImageTextScorer, measure_alignment
 from unix_cxr.evaluation.reading.probe import learnable
 from unix_cxr.evaluation.reading.use import measure_label_agreement, measure_use
+from unix_cxr.evaluation.reading.use_network import (
+    NetworkTraining,
+    measure_use_network,
+    shared_labels,
+)
 from unix_cxr.evaluation.results import (
     MetricResult,
     Skipped,
     by_name,
     content_mark,
-    signature,
 )
 
 Maker = Callable[[], Sequence[MetricResult]]
@@ -69,6 +69,10 @@ class ImageOptions:
         pairs: pairs for MS-SSIM.
         per_finding: repeat fidelity for every label; the protocol may ask for it too.
         privacy: how copies are looked for.
+        use_network: train whole networks too, on real, drawn and both; None leaves it at probes.
+        ceiling: which numbers real training X-rays get in the place of drawn ones, named
+            NAME/ceiling. "fidelity" draws them from all of `train`; "all" takes patients of one
+            half of `train` and holds them against the other half.
         on_missing: "skip" lists what is missing, "raise" stops.
     """
 
@@ -79,6 +83,8 @@ class ImageOptions:
     pairs: int = 100
     per_finding: bool = False
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    use_network: NetworkTraining | None = None
+    ceiling: Literal["fidelity", "all"] = "fidelity"
     on_missing: OnMissing = "skip"
 
 
@@ -173,6 +179,10 @@ def evaluate_images(
     sets = {"real": real, "drawn": drawn} | ({} if train is None else {"train": train})
     if train is not None:
         refuse_overlap(train, real)
+    if options.use_network is not None:
+        if train is None:
+            raise ValueError("a network learns from real X-rays too: give them by --train SRC")
+        shared_labels(train, drawn, real)
     extraction = replace(options.extraction, squash=options.protocol.squash)
     features = {
         role: FeatureSet(extract(one, judges.extractor, extraction), one.ids, one.groups, one.unit)
@@ -206,6 +216,8 @@ def evaluate_images(
     plugins = installed_metrics("images") if judges.metrics is None else judges.metrics
     makers |= {metric.name: _measuring(metric, comparison) for metric in plugins}
     results, skipped = measure_all(makers, options.on_missing)
+    if train is not None and options.ceiling == "all":
+        results += _whole_ceiling(comparison, judges, options)
     return ImageEvaluation(
         results=tuple(by_name(results).values()),
         skipped=(*skipped, *absent),
@@ -231,7 +243,9 @@ def _fidelity_makers(
     real, drawn = comparison.features["real"], comparison.features["drawn"]
     makers: dict[str, Maker] = {
         "fidelity": lambda: measure_fidelity(real, drawn, settings),
-        "ms_ssim": lambda: _ms_ssim(comparison, options),
+        "ms_ssim": lambda: measure_ms_ssim(
+            comparison.real, comparison.drawn, options.pairs, options.resampling
+        ),
         "looks": lambda: measure_looks(
             comparison.real, comparison.drawn, options.resampling, options.privacy.search
         ),
@@ -254,20 +268,6 @@ def _fidelity_makers(
 
         makers["per finding"] = by_label
     return makers
-
-
-def _ms_ssim(comparison: ImageComparison, options: ImageOptions) -> list[MetricResult]:
-    results = []
-    for name, images in (("ms_ssim", comparison.drawn), ("ms_ssim_real", comparison.real)):
-        pairs = random_pairs(len(images), options.pairs, options.resampling.seed)
-        values = ms_ssim_of_pairs(images, pairs)
-        facts = {"size": MS_SSIM_SIDE, "resize": "pad to a square", "pairs": len(pairs)}
-        metric = mean_metric(name, higher_is_better=None, facts=facts)
-        ids = [f"{images.ids[first]} & {images.ids[second]}" for first, second in pairs.tolist()]
-        groups = [images.groups[first] for first in pairs[:, 0].tolist()]
-        resampling = replace(options.resampling, unit=images.unit)
-        results.append(metric.measure(mean_statistics(values), ids, groups, resampling))
-    return results
 
 
 def _training_makers(
@@ -302,10 +302,11 @@ def _training_makers(
         )
     }
     makers: dict[str, Maker] = {
-        "ceiling": lambda: _ceiling(comparison, settings),
-        "mifid": lambda: [_mifid(comparison, settings)],
+        "mifid": lambda: [measure_mifid(features["train"], features["drawn"], settings)],
         "privacy": privacy,
     }
+    if options.ceiling == "fidelity":
+        makers["ceiling"] = lambda: _ceiling(comparison, settings)
     if learnable([labelled["train"][1], labelled["drawn"][1]]):
         makers["label_agreement"] = lambda: measure_label_agreement(
             labelled["train"],
@@ -320,6 +321,10 @@ def _training_makers(
             labelled["real"],
             comparison.facts,
             options.resampling,
+        )
+    if options.use_network is not None:
+        makers["use_network"] = lambda: measure_use_network(
+            train, comparison.drawn, comparison.real, options.resampling, options.use_network
         )
     return makers
 
@@ -336,30 +341,26 @@ def _ceiling(comparison: ImageComparison, settings: FidelitySettings) -> list[Me
     return [result for result in results if not result.name.startswith("vendi")]
 
 
-def _mifid(comparison: ImageComparison, settings: FidelitySettings) -> MetricResult:
-    value = memorisation_informed_fd(
-        comparison.features["train"].features, comparison.features["drawn"].features
+def _whole_ceiling(
+    comparison: ImageComparison, judges: Judges, options: ImageOptions
+) -> list[MetricResult]:
+    """Everything again, with real X-rays of half of the training patients as the drawn ones."""
+    if comparison.train is None:
+        return []
+    honest, rest = split_patients(comparison.train, options.resampling.seed)
+    honest = honest.first(len(comparison.drawn), options.resampling.seed)
+    again = evaluate_images(
+        comparison.real,
+        replace(honest, name=f"{honest.name}, unseen half"),
+        judges,
+        train=replace(rest, name=f"{rest.name}, other half"),
+        options=replace(options, ceiling="fidelity", per_finding=False),
     )
-    return MetricResult(
-        name="mifid",
-        value=value,
-        interval=None,
-        n=len(comparison.drawn),
-        per_sample=None,
-        signature=signature(
-            {
-                "metric": "mifid",
-                "protocol": settings.protocol.name,
-                **comparison.facts,
-                "train": len(comparison.features["train"]),
-                "drawn": len(comparison.drawn),
-                "threshold": 0.1,
-            }
-        ),
-        comparable=settings.comparable,
-        higher_is_better=False,
-        warnings=("no interval: repeating training X-rays would change what copies are",),
-    )
+    return [
+        replace(result, name=result.name + CEILING)
+        for result in again.results
+        if not result.name.endswith((CEILING, "_real"))
+    ]
 
 
 def _not_measured(comparison: ImageComparison, judges: Judges, protocol: Protocol) -> list[Skipped]:

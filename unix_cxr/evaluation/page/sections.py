@@ -20,6 +20,7 @@ from unix_cxr.evaluation.page.pages import (
 )
 from unix_cxr.evaluation.reading.understanding import Understanding
 from unix_cxr.evaluation.results import MetricResult
+from unix_cxr.evaluation.run_folders import Run
 from unix_cxr.evaluation.text.suite import NOT_STATED, ReportEvaluation
 from unix_cxr.functional.images import resize_and_pad
 from unix_cxr.reports.labeler import NEGATIVE, POSITIVE, UNCERTAIN
@@ -28,6 +29,42 @@ _TILE: Final = 112
 _SHOWN: Final = 8
 _TEXTS: Final = 5
 _STATES: Final = (POSITIVE, UNCERTAIN, NEGATIVE, NOT_STATED)
+
+
+def report_run(evaluation: ReportEvaluation, reference: str, prediction: str) -> Run:
+    """An evaluation of written reports, ready to be written; the two are names of tables."""
+    return Run(
+        kind="reports",
+        title=f"Reports: {prediction} against {reference}",
+        protocol=evaluation.protocol,
+        results=evaluation.results,
+        skipped=evaluation.skipped,
+        sections=tuple(report_sections(evaluation)),
+        settings={
+            "reference": reference,
+            "prediction": prediction,
+            "n": len(evaluation.pairs.ids),
+        },
+    )
+
+
+def image_run(evaluation: ImageEvaluation) -> Run:
+    """An evaluation of drawn X-rays, ready to be written."""
+    compared = evaluation.comparison
+    return Run(
+        kind="images",
+        title=f"Drawn X-rays: {compared.drawn.name} against {compared.real.name}",
+        protocol=evaluation.protocol,
+        results=evaluation.results,
+        skipped=evaluation.skipped,
+        sections=tuple(image_sections(evaluation)),
+        settings={
+            "real": compared.real.name,
+            "drawn": compared.drawn.name,
+            "train": None if compared.train is None else compared.train.name,
+            "notes": list(evaluation.notes),
+        },
+    )
 
 
 def report_sections(evaluation: ReportEvaluation) -> list[Section]:

@@ -3,11 +3,14 @@
 Axes: n X-rays, f features, l labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from unix_cxr.evaluation.corpus_metric import Resampling
+from unix_cxr.evaluation.corpus_metric import Resampling, interval_of
 from unix_cxr.evaluation.imaging.fidelity import FeatureSet
 from unix_cxr.evaluation.reading.curves import area_results, mean_result
 from unix_cxr.evaluation.reading.probe import fit_probe, label_table, learnable
@@ -25,8 +28,8 @@ def measure_use(
 ) -> list[MetricResult]:
     """Probes that learned from real X-rays, from drawn ones and from both, on real unseen ones.
 
-    The three are tested on the same X-rays with the same bootstrap, so `compare` can hold them
-    against each other.
+    The three are tested on the same X-rays with the same bootstrap: `auroc/use/gain` is both - real
+    with a paired interval. For a whole network in the place of a probe see `use_network`.
 
     Args:
         real: training X-rays.
@@ -44,26 +47,96 @@ def measure_use(
             "no label has 5 X-rays with it and 5 without it in the real, the drawn and the test "
             "set; a classifier needs both classes"
         )
-    wanted = label_table(test[1], names)
-    results: list[MetricResult] = []
+    logits, counts = {}, {}
     for source, sets in (("real", [real]), ("drawn", [drawn]), ("both", [real, drawn])):
         features = torch.cat([one.features for one, _ in sets])
         labels = torch.cat([label_table(found, names) for _, found in sets])
-        logits = fit_probe(features, labels)(test[0].features)
-        found: list[MetricResult] = []
-        for column, name in enumerate(names):
-            found += area_results(
-                f"use/{source}/{name}",
-                logits[:, column],
-                wanted[:, column],
-                test[0].ids,
-                test[0].groups,
-                facts | {"probe": "logistic regression", "trained_on": len(features)},
+        logits[source] = fit_probe(features, labels)(test[0].features)
+        counts[source] = len(features)
+    tested = Tested(
+        "use",
+        names,
+        label_table(test[1], names),
+        test[0].ids,
+        test[0].groups,
+        facts | {"probe": "logistic regression"},
+    )
+    return use_results(tested, logits, counts, resampling)
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """What learners are tested on.
+
+    Args:
+        name: of the metrics, such as "use".
+        labels: that were learned.
+        wanted: the truth.
+        ids: of the X-rays.
+        groups: of the same, such as patients.
+        facts: of the learner, for signatures.
+    """
+
+    name: str
+    labels: Sequence[str]
+    wanted: Bool[Tensor, "n l"]
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    facts: Mapping[str, object]
+
+
+def use_results(
+    tested: Tested,
+    logits: Mapping[str, Float[Tensor, "n l"]],
+    counts: Mapping[str, int],
+    resampling: Resampling,
+) -> list[MetricResult]:
+    """Areas of each source and label, the mean of each source, and what drawn X-rays add.
+
+    Args:
+        tested: what was tested.
+        logits: of the test X-rays, by what was learned from: "real", "drawn" and "both".
+        counts: X-rays that were learned from.
+        resampling: the bootstrap; the same draws for all, so that differences are paired.
+    """
+    results: list[MetricResult] = []
+    means: dict[str, MetricResult] = {}
+    for source, found in logits.items():
+        areas: list[MetricResult] = []
+        for column, label in enumerate(tested.labels):
+            areas += area_results(
+                f"{tested.name}/{source}/{label}",
+                found[:, column],
+                tested.wanted[:, column],
+                tested.ids,
+                tested.groups,
+                {**tested.facts, "trained_on": counts[source]},
                 resampling,
             )
-        areas = [result for result in found if result.name.startswith("auroc/")]
-        results += [*found, mean_result(f"auroc/use/{source}", areas, resampling.unit)]
-    return results
+        own = [result for result in areas if result.name.startswith("auroc/")]
+        means[source] = mean_result(f"auroc/{tested.name}/{source}", own, resampling.unit)
+        results += [*areas, means[source]]
+    return [*results, _gain(f"auroc/{tested.name}/gain", means["both"], means["real"], resampling)]
+
+
+def _gain(
+    name: str, both: MetricResult, real: MetricResult, resampling: Resampling
+) -> MetricResult:
+    """Both - real, with the interval of the differences of the same replicates."""
+    value = both.value - real.value
+    interval, replicates, note = None, None, None
+    if both.replicates is not None and real.replicates is not None and len(both.replicates):
+        replicates = both.replicates - real.replicates
+        interval, note = interval_of(value, replicates, resampling.unit)
+    about = "mean AUROC of both - of real; above 0 drawn X-rays add something"
+    return replace(
+        both,
+        name=name,
+        value=value,
+        interval=interval,
+        warnings=(about, *([note] if note else [])),
+        replicates=replicates,
+    )
 
 
 def measure_label_agreement(
