@@ -19,9 +19,9 @@ from unix_cxr.training.recipe import RecipeRun, run_recipe
 from unix_cxr.training.settings import Recipe
 from unix_cxr.training.statements import (
     spoken_of,
-    statement_names,
     statement_table,
     statements_of,
+    teachable,
 )
 from unix_cxr.training.vision_teaching import (
     StatementBatch,
@@ -71,15 +71,17 @@ def test_only_statements_that_hold_often_and_not_always_are_taught() -> None:
         {"Edema": True, "Chest": True},
         {"Hernia": True, "Chest": True},
     ]
-    assert statement_names(stated, least=2) == ("Edema",)
-    with pytest.raises(ValueError, match=r"at least 3 of 3 studies .*Chest \(3\).*objective.least"):
-        statement_names(stated, least=3)
+    table = statement_table(stated, [""] * 3, spoken_of(stated, [""] * 3))
+    assert table.names == ("Chest", "Edema", "Fracture", "Hernia")
+    assert teachable(table, least=1) == ("Edema", "Hernia")
+    with pytest.raises(ValueError, match=r"holds for 2 of 3 .*Chest: 3 and 0, .*objective.least"):
+        teachable(table, least=2)
 
 
 def test_what_a_collection_never_speaks_of_is_unknown() -> None:
     stated: list[dict[str, bool | None]] = [{"Edema": True}, {}, {"Pneumonia": None}, {}]
     subsets = ["one", "one", "two", "two"]
-    table = statement_table(stated, subsets, ["Edema", "Pneumonia"], spoken_of(stated, subsets))
+    table = statement_table(stated, subsets, spoken_of(stated, subsets))
     assert table.holds.tolist() == [[True, False], [False, False], [False, False], [False, False]]
     assert table.known.tolist() == [[True, False], [True, False], [False, False], [False, True]]
 
@@ -90,8 +92,7 @@ def test_side_and_severity_of_an_uncertain_finding_are_unknown() -> None:
         {"Edema": None},
         {"Edema": False},
     ]
-    names = ["Edema", "Edema: severe"]
-    table = statement_table(stated, [""] * 3, names, spoken_of(stated, [""] * 3))
+    table = statement_table(stated, [""] * 3, spoken_of(stated, [""] * 3))
     assert table.known.tolist() == [[True, True], [False, False], [True, True]]
 
 

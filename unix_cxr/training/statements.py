@@ -4,8 +4,7 @@ Axes: s studies, k statements.
 """
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,28 +59,23 @@ def statements_of(study: Study, text: str) -> dict[str, bool | None]:
     return stated
 
 
-def statement_names(stated: Iterable[Mapping[str, bool | None]], least: int) -> tuple[str, ...]:
-    """Names of the statements that hold for at least `least` studies and not for all, sorted.
-
-    Args:
-        stated: of every study; see `statements_of`.
-        least: number of studies.
+def teachable(table: StatementTable, least: int) -> tuple[str, ...]:
+    """Names of the statements that hold for at least `least` studies, and are absent in as many.
 
     Raises:
-        ValueError: there is no such statement.
+        ValueError: there is none.
     """
-    counts: Counter[str] = Counter()
-    studies = 0
-    for one in stated:
-        studies += 1
-        counts.update(name for name, holds in one.items() if holds)
-    names = tuple(sorted(name for name, n in counts.items() if least <= n < studies))
+    present = (table.holds & table.known).sum(dim=0)
+    absent = (~table.holds & table.known).sum(dim=0)
+    chosen = ((present >= least) & (absent >= least)).tolist()
+    names = tuple(name for name, keep in zip(table.names, chosen, strict=True) if keep)
     if not names:
-        common = ", ".join(f"{name} ({n})" for name, n in counts.most_common(3)) or "nothing"
+        counted = sorted(zip(present.tolist(), absent.tolist(), table.names, strict=True))
+        common = ", ".join(f"{name}: {n} and {no}" for n, no, name in counted[:-4:-1]) or "none"
         raise ValueError(
-            f"no statement holds for at least {least} of {studies} studies and not for all of "
-            f"them (most often stated: {common}); lower objective.least, or teach with studies "
-            "that have labels or findings texts"
+            f"no statement holds for {least} of {len(table.holds)} studies and is absent in "
+            f"{least} (most often stated, present and absent: {common}); lower objective.least, "
+            "or teach with studies that have labels or findings texts"
         )
     return names
 
@@ -116,8 +110,8 @@ def spoken_of(
 def statement_table(
     stated: Sequence[Mapping[str, bool | None]],
     subsets: Sequence[str],
-    names: Sequence[str],
     spoken: Mapping[str, set[str]],
+    names: Sequence[str] | None = None,
 ) -> StatementTable:
     """Lay statements out as a table.
 
@@ -127,9 +121,11 @@ def statement_table(
     Args:
         stated: of every study.
         subsets: the collection of every study.
-        names: the columns.
         spoken: see `spoken_of`; of the studies to learn from.
+        names: the columns; everything that is spoken of where None.
     """
+    if names is None:
+        names = sorted(set().union(*spoken.values()))
     holds = torch.zeros(len(stated), len(names), dtype=torch.bool)
     known = torch.zeros(len(stated), len(names), dtype=torch.bool)
     for row, (one, subset) in enumerate(zip(stated, subsets, strict=True)):

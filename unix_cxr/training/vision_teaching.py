@@ -24,8 +24,8 @@ from unix_cxr.training.statements import (
     StatementTable,
     spoken_of,
     stated_in,
-    statement_names,
     statement_table,
+    teachable,
 )
 
 
@@ -108,13 +108,13 @@ class StatementSource:
         train: images and studies to learn from; they decide which statements there are.
         dev: images and studies to validate on.
         processor: normalises the images.
-        least: a statement must hold for that many studies of `train`.
+        least: a statement must hold for that many studies of `train`, and be absent in as many.
         batch_size: studies per batch.
         augmentation: strength; see `random_affine`.
         seed: of the order, the wording and the augmentation.
 
     Raises:
-        ValueError: no statement holds for as many studies.
+        ValueError: there is no such statement.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class StatementSource:
         self.seed = seed
         stated, subsets = stated_in(train, seed)
         spoken = spoken_of(stated, subsets)
-        names = statement_names(stated, least)
-        self.train_table = statement_table(stated, subsets, names, spoken)
-        self.dev_table = statement_table(*stated_in(dev, seed), names, spoken)
+        names = teachable(statement_table(stated, subsets, spoken), least)
+        self.train_table = statement_table(stated, subsets, spoken, names)
+        self.dev_table = statement_table(*stated_in(dev, seed), spoken, names)
         self.train_rows = _with_statements(self.train_table, "train")
         self.dev_rows = _with_statements(self.dev_table, "dev")
         self.order = BatchOrder(len(self.train_rows), batch_size, seed)
