@@ -15,7 +15,9 @@ from torch import Tensor
 from unix_cxr.training import checkpoints as checkpoints_module
 from unix_cxr.training.batches import BatchOrder, batch_indices, generator_of
 from unix_cxr.training.checkpoints import checkpoints, load_checkpoint
-from unix_cxr.training.loop import Trainer, learning_rate_factor
+from unix_cxr.training.loop import Trainer
+from unix_cxr.training.runlog import CLOCKED
+from unix_cxr.training.schedule import learning_rate_factor
 
 from .toys import PointSource, settings, trainer, weights
 
@@ -41,7 +43,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     """The log without what depends on the clock."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     contents: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [{k: v for k, v in row.items() if k != "samples_per_second"} for row in contents]
+    return [{k: v for k, v in row.items() if k not in CLOCKED} for row in contents]
 
 
 def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -193,7 +195,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
         one.run()
     assert caught.value.errno == errno.ENOSPC
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["log.jsonl", "step-00000002", "step-00000004"]
+    assert names == ["events.jsonl", "log.jsonl", "step-00000002", "step-00000004"]
     monkeypatch.undo()
     again = trainer(tmp_path / "run")
     again.run()

@@ -28,6 +28,7 @@ from unix_cxr.training.loop import Trainer
 from unix_cxr.training.lora import ADAPTER, train_lora
 from unix_cxr.training.lora_data import read_lora_studies
 from unix_cxr.training.lora_settings import LoraSettings, lora_settings
+from unix_cxr.training.runlog import CLOCKED
 
 FAST: dict[str, Any] = {
     "rank": 2,
@@ -65,9 +66,7 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "training/log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "samples_per_second"} for line in lines
-    ]
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKED} for line in lines]
 
 
 # -- the run -------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from tests.conftest import make_tiny_model
 from unix_cxr.training.batches import generator_of
 from unix_cxr.training.checkpoints import checkpoints, load_checkpoint
-from unix_cxr.training.loop import Trainer, learning_rate_factor
+from unix_cxr.training.loop import Trainer
 from unix_cxr.training.losses import LossTerm
 from unix_cxr.training.optimizers import MuonWithAdamW, is_matrix, make_optimizer
+from unix_cxr.training.schedule import learning_rate_factor
 
 from .toys import Line, Points, PointSource, settings, trainer
 

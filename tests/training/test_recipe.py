@@ -14,6 +14,7 @@ from torch import Tensor
 from unix_cxr.training.loop import Trainer
 from unix_cxr.training.plan import RunSummary
 from unix_cxr.training.recipe import RecipeRun, run_recipe
+from unix_cxr.training.runlog import CLOCKED
 from unix_cxr.training.settings import Recipe, load_recipe
 from unix_cxr.training.starting import fold_output_biases, load_model_weights
 
@@ -51,9 +52,7 @@ def weights(folder: Path, name: str) -> dict[str, Tensor]:
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k != "samples_per_second"} for line in lines
-    ]
+    return [{k: v for k, v in json.loads(line).items() if k not in CLOCKED} for line in lines]
 
 
 def states(summary: RunSummary) -> list[str]:

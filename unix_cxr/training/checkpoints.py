@@ -40,6 +40,7 @@ class TrainingState:
         losses_seen: number of losses in it.
         loss_scale: see `LossScale`.
         scale_steps: taken since it last changed.
+        best: the best step so far; see `Best`.
     """
 
     step: int
@@ -52,6 +53,7 @@ class TrainingState:
     losses_seen: int = 0
     loss_scale: float = 1.0
     scale_steps: int = 0
+    best: Mapping[str, Any] | None = None
 
 
 def save_checkpoint(folder: Path, state: TrainingState, keep: int = 2) -> Path:
@@ -86,7 +88,7 @@ def _write(folder: Path, state: TrainingState) -> None:
             continue
         file = folder / f"{name}.safetensors"
         with replacing(file) as partial:
-            _save_tensors(tensors, partial)
+            save_tensors(tensors, partial)
         checksums[file.name] = sha256(file)
     content = {
         "step": state.step,
@@ -97,17 +99,32 @@ def _write(folder: Path, state: TrainingState) -> None:
         "loss_mean": state.loss_mean if state.losses_seen else None,
         "loss_scale": state.loss_scale,
         "scale_steps": state.scale_steps,
+        "best": None if state.best is None else dict(state.best),
     }
     write_text(folder / _STATE, json.dumps(content, indent=1))
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write named tensors as safetensors.
+
+    Raises:
+        OSError: the disk is full.
+    """
     try:
         save_file({key: value.contiguous() for key, value in tensors.items()}, file)
     except SafetensorError as error:
         if any(sign in str(error) for sign in _FULL_DISK):
             raise OSError(errno.ENOSPC, str(error)) from error
         raise
+
+
+def stored_best(path: Path) -> int | None:
+    """Which step a checkpoint calls the best; None where it knows of none, or cannot be read."""
+    try:
+        best = json.loads((path / _STATE).read_text(encoding="utf-8")).get("best")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if best is None else int(best["step"])
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -139,6 +156,7 @@ def load_checkpoint(path: Path) -> TrainingState:
         losses_seen=state.get("losses_seen", 0),
         loss_scale=state.get("loss_scale", 1.0),
         scale_steps=state.get("scale_steps", 0),
+        best=state.get("best"),
     )
 
 

@@ -1,41 +1,28 @@
 """One loop for every stage: batches in, optimizer steps out, a log line now and then."""
 
 import logging
-import math
-import time
-from collections import defaultdict
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.profiler import record_function
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from unix_cxr.training.averaging import WeightAverage
-from unix_cxr.training.batches import BatchSource, Share, SteppedDataset, take, to_device
-from unix_cxr.training.checkpoints import (
-    TrainingState,
-    checkpoints,
-    newest_whole,
-    optimizer_tensors,
-    refuse_strangers,
-    restore_optimizer,
-    save_checkpoint,
-)
-from unix_cxr.training.guards import RunStopped, SpikeGuard, keep_batch, listening
+from unix_cxr import __version__
+from unix_cxr.training.batches import Share, SteppedDataset, take, to_device
+from unix_cxr.training.guards import RunStopped, keep_batch, listening
 from unix_cxr.training.losses import LossTerm, weighted_sum
-from unix_cxr.training.optimizers import make_optimizer
-from unix_cxr.training.precision import LossScale, check_computing, computing, prepare
-from unix_cxr.training.processes import Processes
-from unix_cxr.training.runlog import RunLog
-from unix_cxr.training.settings import StageSettings
-from unix_cxr.training.stages import select_learning
+from unix_cxr.training.norms import gradient_norms
+from unix_cxr.training.precision import computing
+from unix_cxr.training.progress import Progress
+from unix_cxr.training.schedule import learning_rate_factor
+from unix_cxr.training.speed import ArithmeticCounter, gemm_peak, tokens_of
+from unix_cxr.training.standing import Standing
+from unix_cxr.training.validation import DevLosses, dev_losses, undisturbed
 
-_FLOOR: Final = 0.01
 logger = logging.getLogger(__name__)
 
 
@@ -53,145 +40,14 @@ class Objective(Protocol):
         ...
 
 
-def learning_rate_factor(step: int, stage: StageSettings) -> float:
-    """Share of the learning rate at a step: linear warm-up, then constant or cosine."""
-    if step < stage.warmup_steps:
-        return (step + 1) / stage.warmup_steps
-    if stage.schedule == "constant":
-        return 1.0
-    progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
-    return _FLOOR + (1 - _FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-class Trainer:
-    """Runs one stage to its end, from wherever its newest checkpoint stands.
-
-    A step's batch is cut into `accumulation` micro-batches for each process; losses are sums that
-    are divided once by the whole batch's counts, so neither number changes what is learned.
-
-    Args:
-        objective: an `nn.Module` that is called with batches; see `Objective`.
-        source: makes the batch of every step.
-        stage: what learns, for how long, how fast.
-        folder: takes log.jsonl and the checkpoints.
-        recipe: the resolved recipe as JSON text, kept in every checkpoint.
-        device: where the objective runs.
-        started_from: fingerprints of the networks at the stage's beginning, kept in every
-            checkpoint; a checkpoint that began from others is refused.
-
-    Raises:
-        ValueError: a pattern of the stage matches no parameter, the batch is too small for the
-            processes and micro-batches, or the device cannot compute as the stage says.
-    """
-
-    def __init__(
-        self,
-        objective: nn.Module,
-        source: BatchSource[Any],
-        stage: StageSettings,
-        folder: Path,
-        *,
-        recipe: str,
-        device: torch.device,
-        started_from: Mapping[str, str] | None = None,
-    ) -> None:
-        self.processes = Processes.find(device)
-        self.device = self.processes.device
-        self.objective = objective.to(self.device)
-        self.source = source
-        self.stage = stage
-        self.folder = folder
-        self.recipe = recipe
-        self.started_from = dict(started_from or {})
-        self.step = 0
-        self._told = False
-        check_computing(stage, self.device)
-        self.parts = stage.accumulation * self.processes.count
-        if stage.batch_size < self.parts:
-            raise ValueError(
-                f"batch_size ({stage.batch_size}) must be at least {self.parts}: accumulation "
-                f"({stage.accumulation}) x processes ({self.processes.count})"
-            )
-        own = tuple(getattr(objective, "own_parts", ()))  # heads that only the stage itself needs
-        self.learning = select_learning(objective, (*stage.trains, *own), stage.freezes)
-        self.average = WeightAverage(self.learning, stage.ema_decay)
-        self.spikes = SpikeGuard(stage.spike_factor)
-        self.log = RunLog(folder, writes=self.processes.first)
-        self.optimizer = make_optimizer(self.learning, stage)
-        self.scale = LossScale.of(stage)
-        prepare(self.objective, stage, self.device)
-        self._wrapped = self.processes.wrap(self.objective)
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """Weight of each loss term."""
-        weights: Mapping[str, float] = self.objective.weights  # type: ignore[assignment]  # nn.Module's attributes are untyped
-        return weights
-
-    # -- checkpoints ---------------------------------------------------------------------------
-
-    def restore(self) -> bool:
-        """Load the newest checkpoint that is whole; False where there is none.
-
-        A damaged one is passed over, and a warning names it.
-
-        Raises:
-            ValueError: all checkpoints are damaged, or the checkpoint belongs to another recipe,
-                other starting weights or other parameters; the message says what differs and the
-                remedy.
-        """
-        if not checkpoints(self.folder):
-            self.log.cut(self.step)
-            return False
-        path, state = newest_whole(self.folder)
-        refuse_strangers(
-            path,
-            state,
-            stage=self.stage,
-            recipe=self.recipe,
-            started_from=self.started_from,
-            learning=self.learning,
-            known=dict(self.objective.named_parameters()),
-        )
-        for name, parameter in self.learning.items():
-            parameter.data.copy_(state.weights[name])
-        kept = {k: v for k, v in state.optimizer.items() if k.rsplit("/", 1)[0] in self.learning}
-        restore_optimizer(self.optimizer, self.learning, kept)
-        self.average.restore(state.average)
-        self.spikes.mean, self.spikes.seen = state.loss_mean, state.losses_seen
-        self.scale = LossScale(state.loss_scale, state.scale_steps)
-        self.step = state.step
-        self.log.cut(self.step)
-        logger.info("restored %s at step %d", path, self.step)
-        return True
-
-    def save(self) -> None:
-        """Write a checkpoint of this moment; the first process does, the others wait for it."""
-        if self.processes.first:
-            save_checkpoint(
-                self.folder,
-                TrainingState(
-                    step=self.step,
-                    weights={name: value.detach() for name, value in self.learning.items()},
-                    optimizer=optimizer_tensors(self.optimizer, self.learning),
-                    average=self.average.values,
-                    recipe=self.recipe,
-                    started_from=self.started_from,
-                    loss_mean=self.spikes.mean,
-                    losses_seen=self.spikes.seen,
-                    loss_scale=self.scale.value,
-                    scale_steps=self.scale.steps,
-                ),
-                keep=self.stage.keep_checkpoints,
-            )
-        self.processes.wait()
-
-    # -- the run -------------------------------------------------------------------------------
+class Trainer(Standing):
+    """Runs one stage to its end, from wherever its newest checkpoint stands; see `Standing`."""
 
     def run(self) -> dict[str, float]:
-        """Train to the stage's last step and return the last validation losses.
+        """Train to the stage's last step and return the dev losses of what it leaves behind.
 
-        At the end the weights' average, where the stage keeps one, stands in their place.
+        At the end stand the weights of the best step where the stage keeps it, else the weights'
+        average where it keeps one; `exported` says which.
 
         Raises:
             FloatingPointError: a loss or a gradient is not finite, or a loss spikes where the
@@ -201,41 +57,76 @@ class Trainer:
                 checkpoints are untouched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.restore()
+        self._tell_of_start(resumes=self.restore())
         last: dict[str, float] | None = None
-        recent: defaultdict[str, list[float]] = defaultdict(list)
-        started, samples = time.monotonic(), 0
+        peak = gemm_peak(self.device, self.stage.precision)
         self.objective.train()
-        with listening() as request, self._telling_of_workers(), self._bar() as bar:
-            for batch in self._batches():
-                for name, value in self._step(batch).items():
-                    recent[name].append(value)
-                bar.update()
-                samples += self.stage.batch_size
+        with (
+            listening() as request,
+            self._telling_of_workers(),
+            self._telling_of_the_end(),
+            self.trackers,
+            Progress(self.stage, self.step, shown=self.processes.first, peak=peak) as progress,
+        ):
+            for batch in self._batches(progress):
+                progress.took(self._counted_step(batch, progress), tokens_of(batch, self.objective))
                 if self._due(self.stage.log_every):
-                    means = {name: sum(values) / len(values) for name, values in recent.items()}
-                    rate = samples / max(time.monotonic() - started, 1e-9)
-                    self._log(means | {"samples_per_second": rate})
-                    bar.set_postfix({k: f"{v:.4g}" for k, v in means.items()}, refresh=False)
-                    recent.clear()
-                    started, samples = time.monotonic(), 0
-                last = None
-                if self._due(self.stage.validate_every):
-                    last = self.validate()
-                    self._log(last)
-                    started, samples = time.monotonic(), 0
-                stopping = self.processes.any(flag=request.signal is not None)
-                if stopping or self._due(self.stage.checkpoint_every):
-                    self.save()
+                    self._log(progress.row(self.step))
+                with progress.aside():
+                    last = self._look()
+                    stopping = self.processes.any(flag=request.signal is not None)
+                    if stopping or self._due(self.stage.checkpoint_every):
+                        self.save()
+                    if last is not None:
+                        self.watching.changed()
                 if stopping and self.step < self.stage.steps:
                     raise RunStopped(
                         f"{request.signal or 'a signal to another process'}: stage "
                         f"{self.stage.name!r} stands at step {self.step} of {self.stage.steps} in "
                         f"{self.folder}; the same command goes on"
                     )
-        losses = last if last is not None else self.validate()
-        self.average.apply()
-        return losses
+        return self._end(self.validate() if last is None else last)
+
+    def _end(self, last: dict[str, float]) -> dict[str, float]:
+        """Put what the stage leaves behind in the place of the weights."""
+        best = self.best.best
+        if best is None:
+            self.average.apply()
+            self.exported = {"exported": "last", "exported_step": self.step}
+            return last
+        kept = self.best.load()
+        with torch.no_grad():
+            for name, parameter in self.learning.items():
+                parameter.copy_(kept[name])
+        self.exported = {"exported": "best", "exported_step": best.step}
+        self.exported |= {"metric": best.metric, "value": best.value}
+        logger.info(
+            "stage %s: %s was best at step %d (%.6g); that step is exported, not the last, %d",
+            self.stage.name,
+            best.metric,
+            best.step,
+            best.value,
+            self.step,
+        )
+        return dict(best.losses)
+
+    def _tell_of_start(self, *, resumes: bool) -> None:
+        if self.step < self.stage.steps:
+            facts = {"unix_cxr": __version__, "python": platform.python_version()}
+            facts |= {"torch": torch.__version__, "device": str(self.device)}
+            facts |= {"processes": str(self.processes.count)}
+            self.log.event(self.step, "resumes" if resumes else "begins", **facts)
+            self.watching.changed()
+
+    @contextmanager
+    def _telling_of_the_end(self) -> Iterator[None]:
+        """Note why a run ends early, and show it."""
+        try:
+            yield
+        except (FloatingPointError, RunStopped, ValueError) as error:
+            self.log.event(self.step, "stops", str(error))
+            self.watching.changed()
+            raise
 
     @contextmanager
     def _telling_of_workers(self) -> Iterator[None]:
@@ -254,17 +145,7 @@ class Trainer:
                 f"checkpoint; if memory was short, with fewer workers than {self.stage.workers}"
             ) from error
 
-    def _bar(self) -> "tqdm[Any]":
-        return tqdm(
-            initial=self.step,
-            total=self.stage.steps,
-            desc=self.stage.name,
-            unit="step",
-            disable=None if self.processes.first else True,  # quiet where nobody looks
-            mininterval=1.0,
-        )
-
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self, progress: Progress) -> Iterator[Any]:
         """Whole batches of the steps that are left; what breaks one comes after a checkpoint."""
         loader = DataLoader(
             SteppedDataset(self.source, self.stage.steps),
@@ -277,35 +158,80 @@ class Trainer:
         )
         batches = iter(loader)
         while self.step < self.stage.steps:
+            batch, problem = None, None
             try:
-                with record_function("training.data"):
+                with progress.waiting(), record_function("training.data"):
                     batch = next(batches)
             except (ValueError, OSError) as error:
+                problem = error
+            if self.processes.any(flag=problem is not None):
                 self.save()
-                raise type(error)(f"{self._where()}: its batch cannot be made: {error}") from error
+                kind = OSError if problem is None else type(problem)
+                about = problem or "another process says which sample cannot be read"
+                raise kind(f"{self._where()}: its batch cannot be made: {about}") from problem
             yield batch
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.stage.steps
 
-    @torch.no_grad()
+    # -- looking -------------------------------------------------------------------------------
+
     def validate(self) -> dict[str, float]:
         """Mean of every loss term over the source's fixed validation batches.
 
         Where the stage keeps an average of the weights, it is the average that is validated.
         """
+        with self._evaluating():
+            return dict(self._dev_losses().means)
+
+    def _dev_losses(self) -> DevLosses:
+        batches = self.source.validation()
+        return dev_losses(
+            lambda batch: self._terms(self.objective, batch), batches, self.weights, self.processes
+        )
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The average stands in the place of the weights, and nothing disturbs the training."""
         was_training = self.objective.training
         self.objective.eval()
-        sums: dict[str, LossTerm] = {}
         try:
-            with self.average.applied():
-                for batch in self.source.validation():
-                    terms = self._terms(self.objective, to_device(batch, self.device))
-                    for name, term in terms.items():
-                        sums[name] = sums[name] + term if name in sums else term
+            with torch.no_grad(), undisturbed(self.device), self.average.applied():
+                yield
         finally:
             self.objective.train(was_training)
-        return {f"dev_{name}": float(term.mean) for name, term in sums.items()}
+
+    def _look(self) -> dict[str, float] | None:
+        """Validate, draw and measure what is due at this step, and log it; None where nothing is.
+
+        Returns:
+            The mean losses and the measures.
+        """
+        draw, measure, examiner = self.stage.draw, self.stage.measure, self.watching.examiner
+        draws = draw is not None and examiner is not None and self._due(draw.every)
+        measures = measure is not None and examiner is not None and self._due(measure.every)
+        validates = self._due(self.stage.validate_every)
+        if not (validates or draws or measures):
+            return None
+        found: dict[str, float] = {}
+        by_time: Mapping[str, float] = {}
+        with self._evaluating():
+            if validates:
+                losses = self._dev_losses()
+                found, by_time = dict(losses.means), losses.by_time
+            with computing(self.stage, self.device):
+                if draws and examiner is not None:
+                    examiner.draw(self.step)
+                if measures and examiner is not None:
+                    found |= examiner.measure()
+        if found:
+            self._log(found | dict(by_time))
+        if self.best.is_better(found):
+            weights = {name: value.detach() for name, value in self.learning.items()}
+            self.best.take(
+                self.step, found, self.average.values or weights, writes=self.processes.first
+            )
+        return found
 
     def _terms(self, objective: Any, batch: Any) -> Mapping[str, LossTerm]:  # noqa: ANN401 - the stage's
         with computing(self.stage, self.device), record_function("training.forward"):
@@ -314,11 +240,20 @@ class Trainer:
 
     # -- one step ------------------------------------------------------------------------------
 
+    def _counted_step(self, batch: Any, progress: Progress) -> dict[str, float]:  # noqa: ANN401 - the stage's batch
+        """A step; the first one of a process also counts its arithmetic."""
+        if progress.arithmetic is not None or self.stage.compile:
+            return self._step(batch)
+        with ArithmeticCounter() as counter:
+            values = self._step(batch)
+        progress.arithmetic = counter.total
+        return values
+
     def _step(self, batch: Any) -> dict[str, float]:  # noqa: ANN401 - the stage's batch
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.learning_rate * learning_rate_factor(self.step, self.stage)
         try:
-            means, norm = self._gradients(batch)
+            means, norms = self._gradients(batch)
         except FloatingPointError:
             self._keep_batch(batch)
             raise
@@ -332,7 +267,9 @@ class Trainer:
                 f"times its running mean {self.spikes.mean:.4g}; look at the batch, or set "
                 "on_spike: skip"
             )
-        skipped = spike or norm is None
+        skipped = spike or not norms
+        if spike:
+            self.log.event(self.step, "spike", f"the loss is {loss:.4g}: no step is taken")
         with record_function("training.optimizer"):
             if not skipped:
                 self.optimizer.step()
@@ -343,14 +280,14 @@ class Trainer:
             self.average.update(self.step)
         guarded = self.stage.spike_factor is not None or self.stage.precision == "float16"
         told = {"skipped": float(skipped)} if guarded else {}
-        return means | ({} if norm is None else {"norm": norm}) | told
+        return means | norms | told
 
-    def _gradients(self, batch: Any) -> tuple[dict[str, float], float | None]:  # noqa: ANN401 - the stage's
+    def _gradients(self, batch: Any) -> tuple[dict[str, float], dict[str, float]]:  # noqa: ANN401 - the stage's
         """Leave clipped gradients in the learning parameters.
 
         Returns:
-            The means of the loss terms, and the gradient's norm before it was clipped; None where
-            float16 overflowed and no step must be taken.
+            The means of the loss terms, and the gradients' norms before they were clipped; none
+            where float16 overflowed and no step must be taken.
         """
         objective: Any = self.objective
         counts: Mapping[str, int] = objective.counts(batch)
@@ -372,10 +309,11 @@ class Trainer:
         self._tell_of_idle({k for k in self.learning if k not in gradients})
         self.scale.down(list(gradients.values()))
         means = {name: float(t) / counts[name] for name, t in zip(names, totals, strict=True)}
-        norm = nn.utils.get_total_norm(list(gradients.values()))
+        norms = gradient_norms(gradients)
+        norm = norms["norm"]
         if not torch.isfinite(norm):
             if self.scale.gives_way():
-                return means, None
+                return means, {}
             wrong = [name for name, grad in gradients.items() if not torch.isfinite(grad).all()]
             self.optimizer.zero_grad(set_to_none=True)
             raise FloatingPointError(
@@ -383,7 +321,7 @@ class Trainer:
                 f"{wrong[:3]}; lower the learning rate or look at the batch"
             )
         nn.utils.clip_grads_with_norm_(self.learning.values(), self.stage.clip_norm, norm)
-        return means, float(norm)
+        return means, dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
 
     def _check_terms(self, terms: Mapping[str, LossTerm]) -> None:
         """Stop all processes before the step if a loss of one of them is not finite."""
@@ -406,6 +344,7 @@ class Trainer:
         if self.processes.first:
             keep_batch(batch, path)
             logger.warning("the batch of step %d is kept in %s", self.step, path)
+            self.log.event(self.step, "bad batch", f"kept in {path.name}")
 
     def _tell_of_idle(self, idle: set[str]) -> None:
         """Say once which learning parameters the objective does not reach."""
@@ -421,3 +360,4 @@ class Trainer:
     def _log(self, values: Mapping[str, float]) -> None:
         rate = self.optimizer.param_groups[0]["lr"]
         self.log.add({"step": self.step, "learning_rate": rate} | dict(values))
+        self.trackers.log(self.step, {"learning_rate": rate} | dict(values))

@@ -14,6 +14,7 @@ from unix_cxr.training.objective_settings import (
     Positive,
     StrictSettings,
 )
+from unix_cxr.training.watch_settings import DrawSettings, MeasureSettings
 
 
 class DataSettings(StrictSettings):
@@ -116,6 +117,11 @@ class StageSettings(StrictSettings):
         validate_every: steps between passes over the dev split.
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: how many are kept.
+        keep_best: a metric of the dev split, such as "dev_velocity": the stage exports the step at
+            which it was best in the place of the last one.
+        draw: X-rays to draw along the way; None draws none.
+        measure: what else to measure along the way; None measures the losses alone.
+        trackers: of accelerate, such as "tensorboard", that get every row of the log.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
@@ -148,6 +154,10 @@ class StageSettings(StrictSettings):
     validate_every: Annotated[int, Field(ge=1)] = 500
     checkpoint_every: Annotated[int, Field(ge=1)] = 250
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    keep_best: str | None = None
+    draw: DrawSettings | None = None
+    measure: MeasureSettings | None = None
+    trackers: tuple[str, ...] = ()
 
 
 class Recipe(StrictSettings):
@@ -234,7 +244,10 @@ def _known_keys(location: Sequence[str | int]) -> list[str]:
         "model": ModelSettings,
         "stages": StageSettings,
     }
-    return list(sections[parts[0]].model_fields)
+    section = sections[parts[0]]
+    for name in parts[1:]:
+        section = _section_of(section, name) or section
+    return list(section.model_fields)
 
 
 def _section_of(settings: type[BaseModel], name: str) -> type[BaseModel] | None:
@@ -280,6 +293,8 @@ def _child(node: Any, part: str, key: str) -> Any:  # noqa: ANN401 - a tree of Y
 
 
 def _is_section(node: Mapping[str, Any], part: str) -> bool:
-    """Whether an objective's tree may hold settings of their own under that key."""
+    """Whether an objective's or a stage's tree may hold settings of their own under that key."""
+    if "objective" in node:
+        return _section_of(StageSettings, part) is not None
     kind = KINDS.get(str(node.get("kind")))
     return kind is not None and _section_of(kind.settings, part) is not None
