@@ -18,8 +18,12 @@ _HARMLESS: Final = frozenset(
         "allow_random",
         "checkpoint_every",
         "compile",
+        "draw",
+        "keep_best",
         "keep_checkpoints",
         "log_every",
+        "measure",
+        "trackers",
         "validate_every",
         "workers",
     }
