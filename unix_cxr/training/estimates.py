@@ -37,6 +37,10 @@ class Planned(Protocol):
         """The model."""
         ...
 
+    def data_of(self, stage: StageSettings) -> RecipeData:
+        """The studies that a stage learns from."""
+        ...
+
     def task(self, stage: StageSettings, data: RecipeData) -> Task:
         """What a stage minimises, and its batches."""
         ...
@@ -49,9 +53,8 @@ def with_costs(run: Planned, plan: Sequence[StagePlan]) -> tuple[StagePlan, ...]
         FileNotFoundError: data are missing.
         ValueError: the first studies cannot be read.
     """
-    few = run.data.few(STUDIES)
     return tuple(
-        replace(entry, costs=measure_costs(_look(run, entry, few))) if entry.steps_left else entry
+        replace(entry, costs=measure_costs(_look(run, entry))) if entry.steps_left else entry
         for entry in plan
     )
 
@@ -65,9 +68,9 @@ def small_task(run: Planned, stage: StageSettings, few: RecipeData) -> Task:
     )
 
 
-def _look(run: Planned, entry: StagePlan, few: RecipeData) -> Look:
+def _look(run: Planned, entry: StagePlan) -> Look:
     stage = run.recipe.stage(entry.name)
-    task = small_task(run, stage, few)
+    task = small_task(run, stage, run.data_of(stage).few(STUDIES))
     networks = {"vae": run.vae, "model": run.model}
     held = networks if run.device.type == "cpu" else KINDS[stage.objective.kind].networks
     return Look(

@@ -65,10 +65,12 @@ def changed_keys(stored: str, recipe: str, stage: StageSettings) -> list[str]:
 def _relevant(recipe: Recipe, stage: StageSettings) -> dict[str, Any]:
     harmless = _HARMLESS | ({"steps"} if stage.schedule == "constant" else set())
     # where an encoder lies may change; what it is, its fingerprint says
-    left_out: Any = dict.fromkeys(harmless, True) | {"objective": {"alignment": {"encoder"}}}
+    left_out: Any = dict.fromkeys((*harmless, "data"), True) | {
+        "objective": {"alignment": {"encoder"}}
+    }
     tree: dict[str, Any] = {
         "seed": recipe.seed,
-        "data": recipe.data.model_dump(exclude={"root"}),
+        "data": (stage.data or recipe.data).model_dump(exclude={"root"}),
         f"stages.{stage.name}": stage.model_dump(exclude=left_out),
     }
     for section in KINDS[stage.objective.kind].sections:

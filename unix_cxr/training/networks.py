@@ -20,7 +20,13 @@ from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.plan import parts_of
 from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.stages import ALWAYS_FROZEN, matches
-from unix_cxr.training.starting import load_model_weights, load_processor, load_vae_weights
+from unix_cxr.training.starting import (
+    check_model_weights,
+    check_vae_weights,
+    load_model_weights,
+    load_processor,
+    load_vae_weights,
+)
 from unix_cxr.training.tokenizer import train_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -37,18 +43,27 @@ class Networks:
         self.recipe = recipe
         self.data = RecipeData(recipe.data)
         self.known: set[str] = set()
+        self._data = {recipe.data: self.data}
+
+    def data_of(self, stage: StageSettings) -> RecipeData:
+        """The studies that a stage learns from: the recipe's, or its own."""
+        settings = stage.data or self.recipe.data
+        if settings not in self._data:
+            self._data[settings] = RecipeData(settings)
+        return self._data[settings]
 
     @cached_property
     def vae(self) -> AutoencoderKL:
         """The autoencoder, with random weights until a stage or a folder gives it others."""
-        settings = self.recipe.autoencoder
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
-            vae: Any = build_autoencoder(
-                **settings.model_dump(), sample_size=self.recipe.data.image_size
-            )
+            vae: Any = self._build_vae()
         # once and for all: another layout in memory rounds otherwise
         return vae.to(memory_format=torch.channels_last)
+
+    def _build_vae(self) -> AutoencoderKL:
+        settings = self.recipe.autoencoder
+        return build_autoencoder(**settings.model_dump(), sample_size=self.recipe.data.image_size)
 
     @cached_property
     def processor(self) -> UniXProcessor:
@@ -70,6 +85,11 @@ class Networks:
             torch.manual_seed(self.recipe.seed)
             return UniXModel(config)
 
+    @property
+    def config(self) -> UniXConfig:
+        """The model's configuration, without tokens' ids as long as there is no processor."""
+        return model_config(self.recipe, self.__dict__.get("processor"))
+
     def check(self) -> None:
         """Refuse sizes that do not fit together, before anything is built or read.
 
@@ -82,20 +102,31 @@ class Networks:
                 f"data.image_size ({side}) must be divisible by model.vision_patch_size "
                 f"({sizes.vision_patch_size})"
             )
-        factor = 2 ** (len(self.recipe.autoencoder.channels) - 1) * sizes.latent_patch_size
-        if side % factor or side // factor > sizes.max_latent_size:
-            raise ValueError(
-                f"model.max_latent_size ({sizes.max_latent_size}) must be at least "
-                f"{side / factor:g}: data.image_size ({side}) over {factor} pixels per token, "
-                "which must leave no rest"
-            )
+        self._check_latents("data", side)
+        for stage in self.recipe.stages:
+            if stage.data is not None:
+                self._check_latents(f"stages.{stage.name}.data", stage.data.image_size)
         names = [stage.name for stage in self.recipe.stages]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two stages are named {twice}; each needs a folder of its own")
 
-    def begin_from(self, folder: Path) -> None:
+    def _check_latents(self, key: str, side: int) -> None:
+        sizes = self.recipe.model
+        factor = 2 ** (len(self.recipe.autoencoder.channels) - 1) * sizes.latent_patch_size
+        if side % factor or side // factor > sizes.max_latent_size:
+            raise ValueError(
+                f"model.max_latent_size ({sizes.max_latent_size}) must be at least "
+                f"{side / factor:g}: {key}.image_size ({side}) over {factor} pixels per token, "
+                "which must leave no rest"
+            )
+
+    def begin_from(self, folder: Path, *, load: bool = True) -> None:
         """Take the weights of a pipeline folder, or of a stage's: model/, vae/, processor/.
+
+        Args:
+            folder: to begin from.
+            load: False checks sizes and names alone, and reads no weight.
 
         Raises:
             FileNotFoundError: the folder has neither model/ nor vae/, or lacks weights.
@@ -109,12 +140,24 @@ class Networks:
             )
         if has_model:
             self._take_processor(folder / "processor")
-            load_model_weights(self.model, folder / "model")
-            self.known |= {f"model.{name}" for name, _ in self.model.named_parameters()}
+            if load:
+                load_model_weights(self.model, folder / "model")
+            else:
+                with torch.device("meta"):
+                    check_model_weights(UniXModel(self.config), folder / "model")
+            self.expect("model.")
         if has_vae:
-            load_vae_weights(self.vae, folder / "vae")
-            self.known |= {name for name in self.sizes() if name.startswith("vae.")}
+            if load:
+                load_vae_weights(self.vae, folder / "vae")
+            else:
+                with torch.device("meta"):
+                    check_vae_weights(self._build_vae(), folder / "vae")
+            self.expect("vae.")
         logger.info("begins from %s", folder)
+
+    def expect(self, prefix: str) -> None:
+        """Take the parameters of that prefix for trained or loaded."""
+        self.known |= {name for name in self.sizes() if name.startswith(prefix)}
 
     def _take_processor(self, folder: Path) -> None:
         processor, sizes = load_processor(folder), self.recipe.model
@@ -135,8 +178,16 @@ class Networks:
         self.processor = processor  # takes the cached property's place, before the model is built
 
     def sizes(self) -> dict[str, int]:
-        """Number of scalars of every parameter, by the names that stages use."""
-        networks: dict[str, Any] = {"vae": self.vae, "model": self.model}
+        """Number of scalars of every parameter, by the names that stages use.
+
+        Nothing is allocated for it.
+        """
+        return dict(self._sizes)
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            networks: dict[str, Any] = {"vae": self._build_vae(), "model": UniXModel(self.config)}
         return {
             f"{prefix}.{name}": parameter.numel()
             for prefix, network in networks.items()
@@ -159,9 +210,16 @@ class Networks:
         return {name: makers[name]() for name in names}
 
 
-def model_config(recipe: Recipe, processor: UniXProcessor) -> UniXConfig:
-    """The published layout in a recipe's sizes, with the processor's token ids."""
+def model_config(recipe: Recipe, processor: UniXProcessor | None) -> UniXConfig:
+    """The published layout in a recipe's sizes, with the processor's token ids.
+
+    Args:
+        recipe: its sizes.
+        processor: its special tokens; None gives them all the id 0, where only sizes matter.
+    """
     sizes = recipe.model
+    names = ("begin", "end", "bos", "eos", "pad")
+    ids = {name: 0 if processor is None else getattr(processor, f"{name}_id") for name in names}
     return UniXConfig(
         text_config={
             "vocab_size": sizes.vocabulary_size,
@@ -188,10 +246,10 @@ def model_config(recipe: Recipe, processor: UniXProcessor) -> UniXConfig:
         latent_channels=recipe.autoencoder.latent_channels,
         max_latent_size=sizes.max_latent_size,
         latent_patch_size=sizes.latent_patch_size,
-        begin_image_token_id=processor.begin_id,
-        end_image_token_id=processor.end_id,
-        bos_token_id=processor.bos_id,
-        eos_token_id=processor.eos_id,
-        pad_token_id=processor.pad_id,
+        begin_image_token_id=ids["begin"],
+        end_image_token_id=ids["end"],
+        bos_token_id=ids["bos"],
+        eos_token_id=ids["eos"],
+        pad_token_id=ids["pad"],
         sampling={"image_size": recipe.data.image_size} | recipe.sampling,
     )

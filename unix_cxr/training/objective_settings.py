@@ -139,9 +139,11 @@ class GenerationObjectiveSettings(DrawingSettings):
 
     Args:
         alignment: with an encoder's features; None aligns with none.
+        copy_understanding: the generation layers begin as copies of the language model's.
     """
 
     kind: Literal["generation"]
+    copy_understanding: bool = False
     alignment: AlignmentSettings | None = None
 
 

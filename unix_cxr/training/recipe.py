@@ -14,6 +14,7 @@ from unix_cxr.models.autoencoder import downsampling_of
 from unix_cxr.models.sampling import SamplingDefaults, euler_scheduler
 from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource, latent_statistics
 from unix_cxr.training.checkpoints import checkpoints
+from unix_cxr.training.costs import memory_of
 from unix_cxr.training.data import RecipeData
 from unix_cxr.training.estimates import with_costs
 from unix_cxr.training.identity import changed_keys
@@ -41,11 +42,18 @@ from unix_cxr.training.plan import (
 from unix_cxr.training.precision import check_computing
 from unix_cxr.training.processes import Processes
 from unix_cxr.training.settings import Recipe, StageSettings
-from unix_cxr.training.starting import load_model_weights, load_vae_weights
-from unix_cxr.training.tasks import Task, generation_task, joint_task
+from unix_cxr.training.starting import (
+    copy_understanding,
+    load_model_weights,
+    load_vae_weights,
+)
+from unix_cxr.training.tasks import Task, check_encoder, generation_task, joint_task
 from unix_cxr.training.understanding import ReportSource, UnderstandingObjective
 from unix_cxr.training.vision_teaching import StatementSource, VisionObjective
 
+_FLOAT_BYTES: Final = 4
+_LEARNED_TIMES: Final = 3
+"""A gradient and two averages of it, for each parameter that learns."""
 FINISHED: Final = "finished.json"
 """Written last into a stage's folder: the recipe, what the stage began from, its losses."""
 
@@ -73,8 +81,9 @@ def run_recipe(
         device: where to train.
         stages: run these only; others are loaded where they are finished, else left out.
         init_from: folder with model/ and processor/, with vae/, or with all three, whose weights
-            the run begins with.
-        dry_run: check and plan, and write nothing.
+            the run begins with, in the place of the recipe's `begins_from`.
+        dry_run: check and plan, and write nothing and load no weight; what is not there yet is
+            told, and the plan counts with it.
         costs: the plan says what a step of every stage costs on this machine, which takes seconds
             per stage to find out.
 
@@ -87,12 +96,11 @@ def run_recipe(
     """
     run = RecipeRun(recipe, Path(out), torch.device(device))
     run.check()
-    if init_from is not None:
-        run.begin_from(Path(init_from))
+    there = _begin(run, init_from, dry_run=dry_run)
     wanted = [stage.name for stage in recipe.stages] if stages is None else list(stages)
     plan = run.plan(wanted)
-    run.check_data(plan)
-    if costs:
+    there &= _inputs_there(run, plan, dry_run=dry_run)
+    if costs and there and run.fits(plan):
         plan = with_costs(run, plan)
     results: list[StageResult] = []
     if not dry_run:
@@ -116,6 +124,39 @@ def run_recipe(
         pipeline=pipeline,
         random_parts=random,
     )
+
+
+def _begin(run: "RecipeRun", init_from: str | Path | None, *, dry_run: bool) -> bool:
+    """Load what the run begins from; False where a dry run finds that it is not there yet."""
+    folder = init_from or run.recipe.begins_from
+    if folder is None:
+        return True
+    try:
+        run.begin_from(Path(folder), load=not dry_run)
+    except FileNotFoundError as error:
+        if init_from is not None:
+            raise
+        message = f"{error} (the recipe says begins_from: {folder}; --init-from names another)"
+        if not dry_run:
+            raise FileNotFoundError(message) from error
+        logger.warning("not there yet: %s", message)
+        run.expect("")
+        return False
+    return True
+
+
+def _inputs_there(run: "RecipeRun", plan: Sequence[StagePlan], *, dry_run: bool) -> bool:
+    """Refuse a run without its studies or encoders; a dry run is told of them (False)."""
+    there = True
+    for check in (run.check_data, run.check_encoders):
+        try:
+            check(plan)
+        except FileNotFoundError as error:
+            if not dry_run:
+                raise
+            logger.warning("not there yet: %s", error)
+            there = False
+    return there
 
 
 class RecipeRun(Networks):
@@ -142,13 +183,38 @@ class RecipeRun(Networks):
             FileNotFoundError: the table or an image is missing.
             ValueError: the table is wrong, or a split is empty.
         """
-        if all(stage.state in {FINISHED_STATE, LEFT_OUT} for stage in plan):
-            return
-        for split in ("train", "dev"):
-            count = self.data.count(split)
-            if not count:
-                raise ValueError(f"{self.recipe.data.root} has no studies in split {split!r}")
-            logger.info("%s: %d studies", split, count)
+        stages = [self.recipe.stage(entry.name) for entry in plan if _begins(entry)]
+        for data in {id(data): data for data in map(self.data_of, stages)}.values():
+            for split in ("train", "dev"):
+                count = data.count(split)
+                if not count:
+                    raise ValueError(f"{data.settings.root} has no studies in split {split!r}")
+                logger.info("%s: %d studies", split, count)
+
+    def check_encoders(self, plan: Sequence[StagePlan]) -> None:
+        """Refuse a run whose encoders are missing.
+
+        Raises:
+            FileNotFoundError: a folder lacks a file.
+        """
+        for entry in plan:
+            alignment = getattr(self.recipe.stage(entry.name).objective, "alignment", None)
+            if _begins(entry) and alignment is not None:
+                check_encoder(alignment)
+
+    def fits(self, plan: Sequence[StagePlan]) -> bool:
+        """Whether weights, gradients and optimizer have room here; tells it where they have not."""
+        learning = max(entry.learning.loaded + entry.learning.new for entry in plan)
+        needed = _FLOAT_BYTES * (sum(self.sizes().values()) + _LEARNED_TIMES * learning)
+        there = memory_of(self.device)
+        if needed > there:
+            logger.warning(
+                "what a step costs is not measured: the networks take %.3g GB to train, this "
+                "machine has %.3g GB",
+                needed / 1e9,
+                there / 1e9,
+            )
+        return needed <= there
 
     def plan(self, wanted: Sequence[str]) -> tuple[StagePlan, ...]:
         """What is about to happen to every stage of the recipe.
@@ -161,7 +227,7 @@ class RecipeRun(Networks):
         """
         for name in wanted:
             self.recipe.stage(name)
-        SamplingDefaults.of(self.model.config)  # refuses unknown keys now, not after the training
+        SamplingDefaults.of(self.config)  # refuses unknown keys now, not after the training
         known, sizes = set(self.known), self.sizes()
         plan = tuple(
             plan_stage(stage, sizes, known, self._state(stage, wanted))
@@ -182,11 +248,13 @@ class RecipeRun(Networks):
         """
         stage, started = self.recipe.stage(name), time.monotonic()
         finished = self._finished(stage)
-        if finished is not None:
-            self._reuse(stage, finished, wanted)
-        elif name not in wanted:
+        if finished is None and name not in wanted:
             logger.warning("stage %s is left out: it was not asked for and is not finished", name)
             return None
+        if getattr(stage.objective, "copy_understanding", False):
+            copy_understanding(self.model)  # what a finished stage began with is checked too
+        if finished is not None:
+            self._reuse(stage, finished, wanted)
         losses = finished["losses"] if finished is not None else self.run_stage(stage)
         self.known |= learning_of(stage, self.sizes())
         return StageResult(
@@ -200,12 +268,13 @@ class RecipeRun(Networks):
     def run_stage(self, stage: StageSettings) -> dict[str, float]:
         """Train one stage and keep what it learned; returns its validation losses."""
         began = self.fingerprints(stage)
-        task = self.task(stage, self.data)
+        data = self.data_of(stage)
+        task = self.task(stage, data)
         began |= task.began
         losses = self._trainer(task, stage, began).run()
         parts: dict[str, Any]
         if KINDS[stage.objective.kind].exports == "vae":
-            mean, deviation = latent_statistics(self.vae, self.data.store("train"))
+            mean, deviation = latent_statistics(self.vae, data.store("train"))
             vae: Any = self.vae
             vae.register_to_config(shift_factor=mean, scaling_factor=1 / deviation)
             parts = {"vae": vae}
@@ -368,3 +437,7 @@ class RecipeRun(Networks):
             logger.info("pipeline in %s", target)
         self.processes.wait()
         return target
+
+
+def _begins(entry: StagePlan) -> bool:
+    return entry.state not in {FINISHED_STATE, LEFT_OUT}

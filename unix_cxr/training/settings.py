@@ -85,6 +85,8 @@ class StageSettings(StrictSettings):
         name: names the stage's folder.
         objective: what is minimised.
         trains: shell patterns of the parameters that learn; each must match one.
+        data: which studies the stage learns from, in the place of the recipe's; their size is that
+            of what is drawn, and what is read is resized to the vision tower's.
         freezes: shell patterns of parameters that stay as they are although `trains` matches them;
             each must match one.
         allow_random: the stage may read frozen weights that nothing has trained or loaded.
@@ -127,6 +129,7 @@ class StageSettings(StrictSettings):
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
     objective: ObjectiveSettings
     trains: Annotated[tuple[str, ...], Field(min_length=1)]
+    data: DataSettings | None = None
     freezes: tuple[str, ...] = ()
     allow_random: bool = False
     steps: Annotated[int, Field(ge=1)]
@@ -161,10 +164,23 @@ class StageSettings(StrictSettings):
 
 
 class Recipe(StrictSettings):
-    """A whole training run: data, sizes, and the stages in their order."""
+    """A whole training run: data, sizes, and the stages in their order.
+
+    Args:
+        name: names the run's folder.
+        seed: of everything that is drawn.
+        begins_from: pipeline folder whose weights the run begins with; None begins with random
+            ones, or with those that the command names.
+        data: the studies; their size is the vision tower's.
+        autoencoder: its sizes.
+        model: its sizes.
+        sampling: defaults of the exported pipeline; see `SamplingDefaults`.
+        stages: in their order.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
     seed: int
+    begins_from: str | None = None
     data: DataSettings
     autoencoder: AutoencoderSettings
     model: ModelSettings

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -66,8 +66,7 @@ def load_model_weights(model: UniXModel, folder: Path) -> None:
         FileNotFoundError: the folder has no weights.
         ValueError: the folder's config or its weights do not fit; the message says which.
     """
-    theirs = UniXConfig(**(_config(folder) | {"sampling": None}))
-    _refuse_other_config(_plain(theirs.to_dict()), _plain(model.config.to_dict()), folder)
+    check_model_weights(model, folder)
     _load_whole(model, folder)
     biases = [name for name, value in _output_biases(model).items() if value.any()]
     if biases:
@@ -75,6 +74,35 @@ def load_model_weights(model: UniXModel, folder: Path) -> None:
             f"{folder} has output biases of the language model that are not 0, such as "
             f"{biases[0]}; the published layout has none: see fold_output_biases"
         )
+
+
+def check_model_weights(model: UniXModel, folder: Path) -> None:
+    """Refuse a folder whose configuration, or whose weights by name and shape, are not a model's.
+
+    No weight is read, and the model may be without any (on the meta device).
+
+    Raises:
+        FileNotFoundError: the folder has no weights.
+        ValueError: what differs.
+    """
+    theirs = UniXConfig(**(_config(folder) | {"sampling": None}))
+    _refuse_other_config(_plain(theirs.to_dict()), _plain(model.config.to_dict()), folder)
+    _refuse_other_weights(model, folder)
+
+
+def check_vae_weights(vae: AutoencoderKL, folder: Path) -> None:
+    """The same for an autoencoder.
+
+    Raises:
+        FileNotFoundError: the folder has no weights.
+        ValueError: what differs.
+    """
+    network: Any = vae
+    theirs = _config(folder)
+    wanted = {key: network.config[key] for key in _VAE_KEYS_OF_WEIGHTS}
+    found = {key: theirs.get(key) for key in _VAE_KEYS_OF_WEIGHTS}
+    _refuse_other_config(_plain(found), _plain(wanted), folder)
+    _refuse_other_weights(network, folder)
 
 
 def load_vae_weights(vae: AutoencoderKL, folder: Path) -> None:
@@ -85,14 +113,40 @@ def load_vae_weights(vae: AutoencoderKL, folder: Path) -> None:
         ValueError: the folder's config or its weights do not fit; the message says which.
     """
     network: Any = vae
-    theirs = _config(folder)
-    wanted = {key: network.config[key] for key in _VAE_KEYS_OF_WEIGHTS}
-    found = {key: theirs.get(key) for key in _VAE_KEYS_OF_WEIGHTS}
-    _refuse_other_config(_plain(found), _plain(wanted), folder)
+    check_vae_weights(vae, folder)
     _load_whole(network, folder)
+    theirs = _config(folder)
     network.register_to_config(
         scaling_factor=theirs.get("scaling_factor", 1.0), shift_factor=theirs.get("shift_factor")
     )
+
+
+@torch.no_grad()
+def copy_understanding(model: UniXModel) -> None:
+    """Let the generation layers begin as copies of the language model's (arXiv:2601.11522).
+
+    Projections, norms and feed-forward layers of every layer, and the final norm, are copied; the
+    latents' embedding and the velocity head have no counterpart there.
+    """
+    theirs: Any = model.language_model.model
+    for ours, layer in zip(model.generation.layers, theirs.layers, strict=True):
+        block: Any = ours
+        pairs = [
+            (block.attention_norm, layer.input_layernorm),
+            (block.mlp_norm, layer.post_attention_layernorm),
+            *(
+                (getattr(block.attention, name), getattr(layer.self_attn, name))
+                for name in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")
+            ),
+            *(
+                (getattr(block.mlp, name), getattr(layer.mlp, name))
+                for name in ("gate_proj", "up_proj", "down_proj")
+            ),
+        ]
+        for own, other in pairs:
+            for name, parameter in own.named_parameters():
+                parameter.copy_(other.get_parameter(name))
+    model.generation.final_norm.weight.copy_(theirs.norm.weight)
 
 
 @torch.no_grad()
@@ -140,28 +194,38 @@ def _config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _load_whole(network: nn.Module, folder: Path) -> None:
+def _weight_files(folder: Path) -> list[Path]:
     files = sorted(file for pattern in _WEIGHT_FILES for file in folder.glob(pattern))
     if not files:
         pickles = sorted(file.name for file in folder.glob("*.bin"))
         told = f" ({pickles[0]} is a pickle, which is never read)" if pickles else ""
         raise FileNotFoundError(f"{folder} has no weights in safetensors files{told}")
-    weights: dict[str, Tensor] = {}
-    for file in files:
+    return files
+
+
+def _refuse_other_weights(network: nn.Module, folder: Path) -> None:
+    """Compare names and shapes, which stand at the beginning of the files."""
+    found: dict[str, list[int]] = {}
+    for file in _weight_files(folder):
         try:
-            weights |= load_file(file)
+            with safe_open(file, framework="pt") as content:
+                found |= {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118 - it is no dictionary
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged or no safetensors file: {error}") from error
-    wanted = network.state_dict()
-    missing, unknown = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
-    shapes = [
-        name for name in wanted if name in weights and weights[name].shape != wanted[name].shape
-    ]
+    wanted = {name: list(value.shape) for name, value in network.state_dict().items()}
+    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    shapes = [name for name in wanted if name in found and found[name] != wanted[name]]
     if missing or unknown or shapes:
         raise ValueError(
             f"the weights in {folder} do not fit: missing {missing[:3]}, unknown {unknown[:3]}, "
             f"of another shape {shapes[:3]} ({len(missing)}, {len(unknown)}, {len(shapes)} in all)"
         )
+
+
+def _load_whole(network: nn.Module, folder: Path) -> None:
+    weights: dict[str, Tensor] = {}
+    for file in _weight_files(folder):
+        weights |= load_file(file)
     broken = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if broken:
         raise ValueError(f"weights in {folder} are not finite: {broken[:3]}")

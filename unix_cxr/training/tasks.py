@@ -9,7 +9,12 @@ import torch
 from unix_cxr.training.alignment import AlignedObjective, AlignedSource
 from unix_cxr.training.batches import BatchSource
 from unix_cxr.training.data import RecipeData
-from unix_cxr.training.encoders import DinoEncoder, PatchEncoder, TowerEncoder
+from unix_cxr.training.encoders import (
+    DinoEncoder,
+    PatchEncoder,
+    TowerEncoder,
+    check_dino_folder,
+)
 from unix_cxr.training.generation import CaptionedLatentSource, GenerationObjective
 from unix_cxr.training.images import PreparedStore
 from unix_cxr.training.joint import JointObjective, JointSource
@@ -174,6 +179,16 @@ def _encoder(
             "allow_random: true"
         )
     return TowerEncoder(networks.model, networks.processor, device)
+
+
+def check_encoder(settings: AlignmentSettings) -> None:
+    """Refuse an alignment whose encoder is not there.
+
+    Raises:
+        FileNotFoundError: its folder lacks a file.
+    """
+    if settings.encoder not in {TOWER, PREPARED}:
+        check_dino_folder(settings.encoder)
 
 
 def _prepared_features(data: RecipeData) -> str:
