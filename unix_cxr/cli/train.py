@@ -2,12 +2,16 @@
 
 import json as json_module
 import logging
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unix_cxr.cli.options import AsJson, Device
+
+if TYPE_CHECKING:
+    from unix_cxr.training.settings import Recipe
 
 train_app = typer.Typer(help="Train models, stage by stage.", no_args_is_help=True)
 
@@ -36,6 +40,22 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and the parameters, then stop.")
     ] = False,
+    overfit_one_batch: Annotated[
+        bool,
+        typer.Option(
+            "--overfit-one-batch",
+            help="Check that every stage can learn four samples by heart, then stop: status 1 "
+            "where one cannot. Nothing is kept.",
+        ),
+    ] = False,
+    overfit_steps: Annotated[int, typer.Option(min=1, help="Steps of that check at most.")] = 300,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Say where the time of a step goes, write a trace, then stop."
+        ),
+    ] = False,
+    profile_steps: Annotated[int, typer.Option(min=1, help="Steps to profile.")] = 5,
     costs: Annotated[
         bool, typer.Option(help="Find out what a step costs: FLOP, memory, seconds.")
     ] = True,
@@ -49,14 +69,33 @@ def run(
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = load_recipe(recipe, set_ or [])
+    folder = out or Path("runs") / settings.name
+    where = {"device": resolve_device(device), "stages": stage, "init_from": init_from}
+    if overfit_one_batch:
+        _check(settings, overfit_steps, where, as_json=json)
+        return
+    if profile:
+        _profile(settings, folder, profile_steps, where, as_json=json)
+        return
     with ending_well_when_stopped():
-        summary = run_recipe(
-            settings,
-            out or Path("runs") / settings.name,
-            device=resolve_device(device),
-            stages=stage,
-            init_from=init_from,
-            dry_run=dry_run,
-            costs=costs,
-        )
+        summary = run_recipe(settings, folder, dry_run=dry_run, costs=costs, **where)
     typer.echo(json_module.dumps(summary.as_dict()) if json else summary.text())
+
+
+def _check(recipe: "Recipe", steps: int, where: dict[str, Any], *, as_json: bool) -> None:
+    from unix_cxr.training.self_check import check_recipe
+
+    checks = check_recipe(recipe, steps=steps, **where)
+    for check in checks:
+        typer.echo(json_module.dumps(asdict(check)) if as_json else check.text())
+    if any(check.missed for check in checks):
+        raise typer.Exit(1)
+
+
+def _profile(
+    recipe: "Recipe", out: Path, steps: int, where: dict[str, Any], *, as_json: bool
+) -> None:
+    from unix_cxr.training.profiling import profile_recipe
+
+    for result in profile_recipe(recipe, out, steps=steps, **where):
+        typer.echo(json_module.dumps(result.as_dict()) if as_json else result.text())

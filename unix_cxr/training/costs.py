@@ -5,12 +5,13 @@ what that took is scaled to the stage's batch. No weight is changed and no rando
 from the process's own generators.
 """
 
+import math
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import torch
@@ -114,31 +115,33 @@ class Look:
 def measure_costs(look: Look) -> StageCosts:
     """Run a few samples forward and backward, and scale to a step.
 
-    The first pass has one sample, the second two: what they differ by is what a sample adds. The
-    timed pass has as many as fit into about a second of matrix products, a micro-batch at most.
+    The first pass has one sample (or as few as the batch can be cut into), the second two (or the
+    next number that divides the batch): what they differ by is what a sample adds. The timed pass
+    has as many as fit into about a second of matrix products, a micro-batch at most.
     """
     stage, device = look.stage, look.device
     objective = look.objective.to(device)
     with _undisturbed(objective), torch.random.fork_rng(devices=_devices(device)):
         learning = _begin(look)
         whole = look.batch(0)
-        parts = stage.accumulation * look.processes
-        samples = -(-stage.batch_size // parts)
-        first = _passing(look, first_samples(whole, 1))
-        second = _passing(look, first_samples(whole, 2)) if samples > 1 else first
-        each = max(0, second.peak - first.peak)
+        units = math.gcd(*(len(getattr(whole, name)) for name in _fields(whole)))
+        micro = -(-units // (stage.accumulation * look.processes))
+        first = _passing(look, take(whole, Share(0, units)))
+        more = next(n for n in range(2, units + 2) if units % n == 0) if micro > 1 else 1
+        second = _passing(look, take(whole, Share(0, units // more))) if more > 1 else first
+        each = max(0, second.peak - first.peak) // max(1, more - 1)
         peak = gemm_peak(device, stage.precision)
-        timed = max(1, min(samples, int(_TRIAL_SECONDS * peak / max(1, first.arithmetic))))
-        seconds = _seconds(look, first_samples(whole, timed))
+        timed = _units(units, min(micro, int(_TRIAL_SECONDS * peak / max(1, first.arithmetic))))
+        seconds = _seconds(look, take(whole, Share(0, units // timed)))
         data = 0.0 if stage.workers else _time(lambda: look.batch(1), device)
         for parameter in objective.parameters():
             parameter.grad = None
         stepping = _optimizer_seconds(learning, stage)
-        step = stage.batch_size / look.processes * seconds / timed + stepping + data
+        step = units / look.processes * seconds / timed + stepping + data
     learned = sum(parameter.nbytes for parameter in learning.values())
     return StageCosts(
         tokens=tokens_by_branch(whole, look.objective),
-        flop=first.arithmetic * stage.batch_size,
+        flop=first.arithmetic * units,
         memory=MemoryEstimate(
             weights=_bytes((*look.networks, objective)),
             gradients=learned,
@@ -146,14 +149,14 @@ def measure_costs(look: Look) -> StageCosts:
             average=sum(_FLOAT_BYTES * p.numel() for p in learning.values())
             if stage.ema_decay is not None
             else 0,
-            activations=first.peak + each * (samples - 1),
+            activations=first.peak + each * (micro - 1),
         ),
         memory_there=memory_of(device),
         step_seconds=step,
         data_seconds=data,
         seconds=step * look.steps_left,
         gemm_flops=peak,
-        timed_samples=timed,
+        timed_samples=stage.batch_size * timed // units,
     )
 
 
@@ -179,14 +182,6 @@ def tokens_by_branch(batch: Any, objective: nn.Module) -> dict[str, int]:  # noq
         tokens["generation"] = count * (height // patch) * (width // patch)
         tokens["understanding"] += 2 * count
     return {branch: number for branch, number in tokens.items() if number}
-
-
-def first_samples(batch: Any, samples: int) -> Any:  # noqa: ANN401 - the stage's batch
-    """Some samples of a batch, as wide as the whole batch is padded."""
-    size = len(getattr(batch, next(iter(batch.__dataclass_fields__))))
-    few = take(batch, Share(0, max(1, size // samples)))
-    fields = {name: getattr(few, name)[:samples] for name in few.__dataclass_fields__}
-    return type(batch)(**fields)
 
 
 def memory_of(device: torch.device) -> int:
@@ -262,8 +257,16 @@ def _passing(look: Look, batch: Any) -> _Passing:  # noqa: ANN401 - the stage's 
     batch = to_device(batch, look.device)
     with ArithmeticCounter() as arithmetic, LiveBytes() as live:
         _forward_and_backward(look, batch)
-    size = len(getattr(batch, next(iter(batch.__dataclass_fields__))))
-    return _Passing(arithmetic.total // size, live.peak)
+    return _Passing(arithmetic.total, live.peak)
+
+
+def _fields(batch: Any) -> list[str]:  # noqa: ANN401 - the stage's batch
+    return [field.name for field in fields(batch)]
+
+
+def _units(units: int, most: int) -> int:
+    """The largest divisor up to a number: what a batch can be cut into without a rest."""
+    return next(n for n in range(max(1, most), 0, -1) if units % n == 0)
 
 
 def _forward_and_backward(look: Look, batch: Any) -> None:  # noqa: ANN401 - the stage's batch

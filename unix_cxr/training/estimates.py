@@ -63,9 +63,9 @@ def small_task(run: Planned, stage: StageSettings, few: RecipeData) -> Task:
     """A stage's objective with batches of a few studies."""
     settings = stage.objective
     changes = {k: v for k, v in _OF_FEW_STUDIES.items() if k in type(settings).model_fields}
-    return run.task(
-        stage.model_copy(update={"objective": settings.model_copy(update=changes)}), few
-    )
+    objective = settings.model_copy(update=changes)
+    # what earlier stages are about to teach may be random yet
+    return run.task(stage.model_copy(update={"objective": objective, "allow_random": True}), few)
 
 
 def _look(run: Planned, entry: StagePlan) -> Look:
