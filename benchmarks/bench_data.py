@@ -8,9 +8,9 @@ thread. The bare decoder (Pillow; pydicom with its own choice of decoder) yields
 "scaled" is what anybody has to do after it to get float32 grey values (a division for pictures;
 pydicom's modality LUT and window for DICOM). Times are of the processor.
 
-Prepared: batches of shuffled rows from prepared shards, beside Pillow decoding the same PNG bytes
-from memory; the peak of memory of a process that reads 1,000 and one that reads 100,000 studies;
-seconds until a `DataLoader` gives its first batch.
+Prepared: batches of shuffled rows from prepared shards, beside Pillow decoding the same pictures
+from memory, turn by turn in one process; the peak of memory of a process that reads 1,000 and one
+that reads 100,000 studies; seconds until a `DataLoader` gives its first batch.
 
 A run replaces the sections that it measures in the JSON file and leaves the others.
 """
@@ -191,43 +191,57 @@ SIDE = 224
 """Pixels of the prepared images: those of small foundation models' towers."""
 
 READER = """
-import resource, sys, time
-import torch
+import io, resource, statistics, sys, time
+from pathlib import Path
+import numpy as np
+from PIL import Image
 from unix_cxr.data.prepared import PreparedStudies
 from unix_cxr.training.batches import BatchOrder
+
 read = PreparedStudies(sys.argv[1])
+pictures = [path.read_bytes() for path in sorted(Path(sys.argv[2]).glob("*.png"))]
 order = BatchOrder(len(read), 32, seed=0)
-read.images(order.batch(0).tolist())
-before = time.process_time()
-for step in range(1, int(sys.argv[2])):
-    read.images(order.batch(step).tolist())
-seconds = time.process_time() - before
-print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+ours, bare = [], []
+for step in range(int(sys.argv[3])):
+    rows = order.batch(step).tolist()
+    before = time.process_time()
+    read.images(rows)
+    between = time.process_time()
+    for row in rows:
+        with Image.open(io.BytesIO(pictures[row % 8])) as image:
+            np.asarray(image)
+    ours.append(between - before)
+    bare.append(time.process_time() - between)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(statistics.median(ours), statistics.median(bare), peak)
 """
+"""Reads batches, and decodes the same pictures from memory, turn by turn."""
 
 
-def write_prepared(folder: Path, rows: int) -> list[bytes]:
-    """A prepared folder of many rows that share few pictures; returns the pictures."""
+def write_pictures(folder: Path) -> list[bytes]:
+    """The radiograph, turned in eight ways, as PNG files."""
+    folder.mkdir()
+    with Image.open(io.BytesIO(pictures()[0].data)) as film:
+        for angle in range(8):
+            small = film.rotate(angle).resize((SIDE, SIDE))
+            small.save(folder / f"{angle}.png", compress_level=1)
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def write_prepared(folder: Path, images: list[bytes], rows: int) -> None:
+    """A prepared folder of many rows that share few pictures."""
     from unix_cxr.data.prepared import Manifest
     from unix_cxr.preparation.shards import describe_shard, writing_shard
 
-    with Image.open(io.BytesIO(pictures()[0].data)) as film:
-        films = [film.rotate(angle).resize((SIDE, SIDE)) for angle in range(8)]
-    images = []
-    for picture in films:
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG", compress_level=1)
-        images.append(buffer.getvalue())
     folder.mkdir(parents=True)
     shards = []
     for number, first in enumerate(range(0, rows, 1024)):
         name = f"shard-{number:05d}.parquet"
         with writing_shard(folder, name, []) as writer:
-            for start in range(first, min(first + 1024, rows), 8):
-                writer.write([row(n, images[n % 8]) for n in range(start, min(start + 8, rows))])
+            for start in range(first, min(first + 1024, rows), 64):
+                writer.write([row(n, images[n % 8]) for n in range(start, min(start + 64, rows))])
         shards.append(describe_shard(folder, name, writer.splits))
-    Manifest("made-up", {}, SIDE, 8, tuple(shards)).save(folder)
-    return images
+    Manifest("made-up", {}, SIDE, 64, tuple(shards)).save(folder)
 
 
 def row(number: int, image: bytes) -> dict[str, Any]:
@@ -247,36 +261,34 @@ def row(number: int, image: bytes) -> dict[str, Any]:
 def measure_prepared(options: argparse.Namespace) -> dict[str, Any]:
     batches = max(10, round(options.seconds * 20))
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {rows: Path(temporary) / str(rows) for rows in (1_000, 100_000)}
-        images, _ = (write_prepared(folder, rows) for rows, folder in folders.items())
+        folders = {rows: Path(temporary) / str(rows) for rows in (1_000, options.studies)}
+        images = write_pictures(Path(temporary) / "pictures")
+        for rows, folder in folders.items():
+            write_prepared(folder, images, rows)
         rows = [
             {"studies": count, **read_in_process(folder, batches)}
             for count, folder in folders.items()
         ]
-        startup = {workers: first_batch(folders[100_000], workers) for workers in (0, 1)}
-    before = time.process_time()
-    for number in range(32 * (batches - 1)):
-        pillow(images[number % 8])
-    bare = (time.process_time() - before) / (32 * (batches - 1))
+        startup = {workers: first_batch(folders[options.studies], workers) for workers in (0, 1)}
     return {
         "side": SIDE,
         "batch_size": 32,
-        "bare_images_per_second": round(1 / bare, 1),
         "rows": rows,
-        "on_top_of_bare": round(rows[-1]["seconds_per_image"] / bare - 1, 3),
         "memory_growth_bytes": rows[1]["peak_bytes"] - rows[0]["peak_bytes"],
         "seconds_to_first_batch": startup,
     }
 
 
 def read_in_process(folder: Path, batches: int) -> dict[str, Any]:
-    command = [sys.executable, "-c", READER, str(folder), str(batches)]
+    pictures = folder.parent / "pictures"
+    command = [sys.executable, "-c", READER, str(folder), str(pictures), str(batches)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    per_image = float(answer[0]) / (32 * (batches - 1))
+    ours, bare, peak = (float(number) for number in answer)
     return {
-        "seconds_per_image": per_image,
-        "images_per_second": round(1 / per_image, 1),
-        "peak_bytes": int(answer[1]),
+        "images_per_second": round(32 / ours, 1),
+        "bare_images_per_second": round(32 / bare, 1),
+        "on_top_of_bare": round(ours / bare - 1, 3),
+        "peak_bytes": int(peak),
     }
 
 
@@ -338,6 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--seconds", type=float, default=4, help="for each encoding")
+    parser.add_argument("--studies", type=int, default=100_000, help="of the larger folder")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/data.json"))
     options = parser.parse_args()
     known = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
@@ -353,8 +366,9 @@ def main() -> None:
         found = known["prepared"]
         print(
             f"prepared: {found['rows'][-1]['images_per_second']} images/s, "
-            f"{found['on_top_of_bare']:+.0%} on bare; memory grows by "
-            f"{found['memory_growth_bytes'] / 2**20:.1f} MiB from 1,000 to 100,000 studies; first "
+            f"{found['rows'][-1]['on_top_of_bare']:+.0%} on bare; memory grows by "
+            f"{found['memory_growth_bytes'] / 2**20:.1f} MiB from 1,000 to "
+            f"{found['rows'][-1]['studies']:,} studies; first "
             f"batch after {found['seconds_to_first_batch']} s"
         )
 

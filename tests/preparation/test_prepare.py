@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from unix_cxr.data.phantom.source import PhantomSource
-from unix_cxr.data.prepared import MANIFEST, Manifest, PreparedStudies
+from unix_cxr.data.prepared import MANIFEST, Manifest, PreparedStudies, parquet
 from unix_cxr.data.sources import open_source
 from unix_cxr.data.studies import Study
 from unix_cxr.preparation.prepare import Prepared, prepare
 from unix_cxr.preparation.settings import PreparationSettings
-from unix_cxr.preparation.shards import JOURNAL, PROBLEMS
+from unix_cxr.preparation.shards import JOURNAL, PROBLEMS, ShardWriter, _schema
 from unix_cxr.training.batches import batch_indices
 
 REPORT = "FINDINGS: Unchanged large left pleural effusion. No pneumothorax.\nIMPRESSION: ___."
@@ -203,7 +203,7 @@ def test_a_run_killed_at_its_very_end_leaves_a_whole_folder(
 def test_an_unfinished_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StopError):
         prepare(Made(), tmp_path, settings(), progress=_stop_after(1))
-    with pytest.raises(ValueError, match="belongs to another source or other settings"):
+    with pytest.raises(ValueError, match="belongs to another source, other settings or"):
         prepare(Made(), tmp_path, settings(image_size=64))
 
 
@@ -226,11 +226,97 @@ def test_a_damaged_shard_is_refused(tmp_path: Path, damage: Any, message: str) -
         PreparedStudies(tmp_path, verify=True)
 
 
-@pytest.mark.parametrize("text", ["{", '{"format": 9}', '{"format": 1}', "[]"])
+@pytest.mark.parametrize("text", ["{", '{"format": 2}', "{}", "[]"])
 def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"manifest\.json is damaged .*prepare the folder again"):
         Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_folder_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
+    prepare(Made(3), tmp_path, settings())
+    content = json.loads((tmp_path / MANIFEST).read_text(encoding="utf-8"))
+    (tmp_path / MANIFEST).write_text(json.dumps(content | {"format": version}), encoding="utf-8")
+    message = rf"has format {version}, and this version of unix_cxr reads 2; remove .* again"
+    with pytest.raises(ValueError, match=message):
+        PreparedStudies(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        prepare(Made(3), tmp_path, settings())
+
+
+def test_an_unfinished_folder_of_another_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        prepare(Made(), tmp_path, settings(), progress=_stop_after(1))
+    text = (tmp_path / JOURNAL).read_text(encoding="utf-8")
+    (tmp_path / JOURNAL).write_text(text.replace('"format": 2', '"format": 1'), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"or another version; give the same ones.* or remove"):
+        prepare(Made(), tmp_path, settings())
+
+
+def test_values_lie_where_parquet_has_them(tmp_path: Path) -> None:
+    """Texts of every length, none too, are those that pyarrow reads from the same shards."""
+    texts = ["", "ä" * 300, "No nodule.", "", ""]
+    source = Made(23, findings=lambda n: texts[n % 5])
+    made = prepare(source, tmp_path, settings(text="as-is", row_group_rows=3))
+    tables = [parquet().read_table(tmp_path / shard.file) for shard in made.manifest.shards]
+    read = PreparedStudies(tmp_path)
+    assert read.texts(range(23)) == [t for table in tables for t in table["text"].to_pylist()]
+    assert read.texts(range(5)) == texts
+    images = [png for table in tables for png in table["image"].to_pylist()]
+    assert [study.image for study in read.studies(range(23))] == images
+
+
+def test_values_written_in_another_way_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parquet writer that cuts columns into pages would leave wrong places."""
+    monkeypatch.setattr("unix_cxr.preparation.shards._PAGE_BYTES", 1)
+    writer = ShardWriter(tmp_path / "shard.parquet", _schema(()))
+    facts = dict.fromkeys(("study_id", "patient_id", "split", "subset", "view", "sex", "age"), "")
+    lists: dict[str, list[str]] = {"labels": [], "negative": [], "uncertain": []}
+    rows = [{**facts, **lists, "text": "No nodule.", "image": b"x"} for _ in range(3000)]
+    writer.write(rows)
+    writer.close()
+    with pytest.raises(ValueError, match="the column text in another way than plainly"):
+        writer.save_places(tmp_path / "places.npy")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (None, r"shard-00001\.places\.npy is missing; prepare the folder again"),
+        (lambda data: data[:-9], r"shard-00001\.places\.npy is damaged .*; remove .* prepare"),
+        (lambda data: data[:20], r"shard-00001\.places\.npy is damaged"),
+        (lambda data: data[:-9] + b"?" + data[-8:], "places.npy differs from its checksum"),
+    ],
+)
+def test_damaged_places_are_refused(tmp_path: Path, damage: Any, message: str) -> None:
+    prepare(Made(), tmp_path, settings())
+    path = tmp_path / "shard-00001.places.npy"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        PreparedStudies(tmp_path, verify="checksum" in message).images(range(23))
+
+
+_READING = """
+import sys
+from unix_cxr.data.prepared import PreparedStudies
+read = PreparedStudies(sys.argv[1])
+read.images([3, 0]), read.texts([1])
+print("pyarrow" in sys.modules)
+"""
+
+
+def test_training_reads_without_parquet(tmp_path: Path) -> None:
+    """Which would cost the memory of an index for each shard and the time of a row group."""
+    prepare(Made(), tmp_path, settings())
+    command = [sys.executable, "-c", _READING, str(tmp_path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False"]
 
 
 def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:

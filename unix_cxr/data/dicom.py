@@ -5,6 +5,7 @@ pydicom comes with the extra `dicom`. Nothing of a patient's elements is read fr
 
 import io
 import zlib
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -58,13 +59,20 @@ def read_file(data: bytes, name: str, max_pixels: int, window: int) -> Decoded:
     except ImportError as error:
         raise ImportError(f"{name} is DICOM, which needs pydicom: {EXTRA}") from error
     _check_deflated(data, name, max_pixels)
-    overlays = [(0x6000 + 2 * number << 16) + 0x0102 for number in range(OVERLAYS)]
-    wanted: list[Any] = [*KEYWORDS, *overlays]
     with quietly(), explaining(f"{name} is corrupt DICOM"):
-        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=wanted)
+        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=_tags())
     if not len(dataset):  # pydicom gives up all elements where the pixel data are cut off
         raise ValueError(f"{name} is corrupt DICOM: it is cut off, or has no elements of a picture")
     return read_dataset(dataset, name, max_pixels, window)
+
+
+@cache
+def _tags() -> list[Any]:
+    """Of all that is read; to look them up takes as long as to read a header."""
+    from pydicom.tag import Tag
+
+    overlays = [(0x6000 + 2 * number << 16) + 0x0102 for number in range(OVERLAYS)]
+    return [Tag(element) for element in (*KEYWORDS, *overlays)]
 
 
 def read_dataset(dataset: Any, name: str, max_pixels: int, window: int) -> Decoded:  # noqa: ANN401

@@ -95,8 +95,13 @@ def most_bytes(max_pixels: int) -> int:
 
 
 def scaled(values: NDArray[np.generic], full: int) -> NDArray[np.float32]:
-    """Stored values as float32 shares of the largest value of their type."""
-    shares: NDArray[np.float32] = np.divide(values, np.float32(full), dtype=np.float32)
+    """Stored values as float32 shares of the largest value of their type, in an array of its own.
+
+    Converting first takes half the time of dividing integers into floats.
+    """
+    shares = values.astype(np.float32)
+    if full != 1:
+        shares /= np.float32(full)
     return shares
 
 

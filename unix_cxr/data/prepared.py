@@ -1,5 +1,8 @@
 """Prepared studies: sharded parquet with a manifest, read back at random in any order.
 
+Beside each shard lies where the texts, images and caches of its rows are in it, so that these are
+read without parquet: a row costs its own bytes, and no file stays open.
+
 Axes: b rows of a batch, h and w pixels, c latent channels, H and W latents, f features.
 """
 
@@ -21,12 +24,16 @@ from unix_cxr.data.studies import Study
 from unix_cxr.files import sha256, write_text
 
 MANIFEST: Final = "manifest.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+PLACED: Final = ("text", "image", "moments", "features")
+"""Columns that are stored as they are and read by their places."""
+
 _FACTS: Final = ("study_id", "patient_id", "split", "subset", "view", "sex", "age")
 _LABELS: Final = ("labels", "negative", "uncertain")
-_STUDY_COLUMNS: Final = (*_FACTS, *_LABELS, "text")
-_OPEN_FILES: Final = 256
+_OPEN_FILES: Final = 8
 _KEPT_GROUPS: Final = 8
+_OPENED: Final = frozenset({"_files", "_groups", "_known_places"})
+"""What each process opens for itself."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Shard:
         rows: number of studies in it.
         size_bytes: its length.
         sha256: its checksum.
+        places_sha256: checksum of the file of its rows' places.
         splits: one split per row, run-length coded: name and number of rows that follow.
     """
 
@@ -45,7 +53,13 @@ class Shard:
     rows: int
     size_bytes: int
     sha256: str
+    places_sha256: str
     splits: tuple[tuple[str, int], ...]
+
+    @property
+    def places(self) -> str:
+        """Name of the file that says where the values of its rows lie."""
+        return places_of(self.file)
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class Manifest:
         source: the source's name.
         settings: everything that decided the content, as JSON values.
         image_size: side of the square images in pixels.
-        row_group_rows: rows that are read at once.
+        row_group_rows: rows of a row group; their facts are read at once.
         shards: the files, in order.
         left_out: number of studies that are not in the shards, by reason.
         moments_shape: [2 c, H, W] of a study's cached latent moments, or None.
@@ -98,7 +112,15 @@ class Manifest:
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            _check_version(content.pop("format"))
+            version = content.pop("format")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); prepare the folder again") from error
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format {version}, and this version of unix_cxr reads "
+                f"{FORMAT_VERSION}; remove {folder} and prepare it again"
+            )
+        try:
             shards = tuple(
                 Shard(**{**shard, "splits": tuple((name, n) for name, n in shard["splits"])})
                 for shard in content.pop("shards")
@@ -112,24 +134,24 @@ class Manifest:
             raise ValueError(f"{path} is damaged ({error}); prepare the folder again") from error
 
 
-def _check_version(version: object) -> None:
-    if version != FORMAT_VERSION:
-        raise ValueError(f"format {version}, this version reads {FORMAT_VERSION}")
+def places_of(shard: str) -> str:
+    """Name of the file beside a shard that says where the values of its rows lie."""
+    return f"{Path(shard).stem}.places.npy"
 
 
 class RowPlace(NamedTuple):
-    """Where a study lies: number of its shard, of its row group, and its row in that group."""
+    """Where a study lies: number of its shard, and its row in it."""
 
     shard: int
-    group: int
     row: int
 
 
 class PreparedStudies:
     """The studies of one split, or of all, by number; memory does not grow with their number.
 
-    A row is read with its row group; the groups that were read last are kept. Instances can be
-    sent to worker processes: each opens its own files.
+    Texts, images and caches are read alone, by their places; the other columns with their row
+    group, of which the last ones are kept. Instances can be sent to worker processes: each opens
+    its own files.
 
     Args:
         folder: made by `unix-cxr data prepare`.
@@ -160,15 +182,23 @@ class PreparedStudies:
 
     def studies(self, indices: Sequence[int]) -> list[Study]:
         """Studies by number, with their image as PNG bytes and the cleaned text as findings."""
-        return [_study(row) for row in self.rows(indices, ("image", *_STUDY_COLUMNS))]
+        texts, images = self.texts(indices), self._values(indices, "image")
+        return [
+            _study(facts, text, image)
+            for facts, text, image in zip(self._facts(indices), texts, images, strict=True)
+        ]
 
     def texts(self, indices: Sequence[int]) -> list[str]:
         """Cleaned texts by number; "" where a study has none."""
-        return [row["text"] for row in self.rows(indices, ("text",))]
+        return [value.decode("utf-8") for value in self._values(indices, "text")]
 
     def images(self, indices: Sequence[int]) -> UInt8[NDArray[np.uint8], "b h w"]:
         """Images by number, square, one byte per pixel; 16 bits are rounded to 8."""
-        return np.stack([_pixels(row["image"]) for row in self.rows(indices, ("image",))])
+        side = self.manifest.image_size
+        images = np.empty((len(indices), side, side), dtype=np.uint8)
+        for image, value in zip(images, self._values(indices, "image"), strict=True):
+            image[...] = _pixels(value)
+        return images
 
     def moments(self, indices: Sequence[int]) -> Float[NDArray[np.float32], "b 2c H W"]:
         """Means and log-variances of the latents' posterior by number, not yet normalised.
@@ -191,21 +221,6 @@ class PreparedStudies:
         for index in range(len(self)):
             yield from self.studies([index])
 
-    def rows(self, indices: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """Values of some columns by number; what a batch shares a row group of is read once.
-
-        Raises:
-            IndexError: there is no such number.
-        """
-        places = [self._place(int(index)) for index in indices]
-        groups = {
-            key: self._group(*key, tuple(columns)) for key in {(p.shard, p.group) for p in places}
-        }
-        return [
-            {name: groups[p.shard, p.group][name][p.row].as_py() for name in columns}
-            for p in places
-        ]
-
     # -- where rows lie ------------------------------------------------------------------------
 
     def _rows_of_split(self) -> NDArray[np.int64]:
@@ -223,33 +238,73 @@ class PreparedStudies:
             raise IndexError(f"study {index} of {len(self)}")
         row = int(self._rows[index])
         shard = int(np.searchsorted(self._first_rows, row, side="right")) - 1
-        group, inside = divmod(row - self._first_rows[shard], self.manifest.row_group_rows)
-        return RowPlace(shard, group, inside)
+        return RowPlace(shard, row - self._first_rows[shard])
 
     def _check_files(self, *, verify: bool) -> None:
         for shard in self.manifest.shards:
-            path = self.folder / shard.file
-            if not path.is_file():
-                raise FileNotFoundError(f"{path} is missing; prepare the folder again")
+            path, places = self.folder / shard.file, self.folder / shard.places
+            for file in (path, places):
+                if not file.is_file():
+                    raise FileNotFoundError(f"{file} is missing; prepare the folder again")
             size = path.stat().st_size
             if size != shard.size_bytes:
                 raise ValueError(
                     f"{path} has {size:,} bytes, its manifest says {shard.size_bytes:,}; remove it "
                     "and prepare the folder again"
                 )
-            if verify and sha256(path) != shard.sha256:
-                raise ValueError(
-                    f"{path} differs from its checksum; remove it and prepare the folder again"
-                )
+            sums = {path: shard.sha256, places: shard.places_sha256} if verify else {}
+            for file, expected in sums.items():
+                if sha256(file) != expected:
+                    raise ValueError(
+                        f"{file} differs from its checksum; remove it and prepare the folder again"
+                    )
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _group(self, shard: int, group: int, columns: tuple[str, ...]) -> Any:  # noqa: ANN401 - a pyarrow table
-        key = (shard, group, columns)
+    def _values(self, indices: Sequence[int], column: str) -> Iterator[bytes]:
+        """What rows hold in one of the columns that are stored as they are."""
+        for shard, row in map(self._place, indices):
+            start, size = self._places(shard)[column][row].tolist()
+            path = self.folder / self.manifest.shards[shard].file
+            with path.open("rb", buffering=0) as file:
+                file.seek(start)
+                value = file.read(size)
+            yield value
+
+    def _places(self, shard: int) -> NDArray[np.void]:
+        """First byte and length of every value of a shard; the system keeps what is used of it."""
+        if shard not in self._known_places:
+            about = self.manifest.shards[shard]
+            path = self.folder / about.places
+            try:
+                places: NDArray[np.void] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (ValueError, OSError) as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}); remove {self.folder} and prepare it again"
+                ) from error
+            if places.shape != (about.rows,):
+                raise ValueError(
+                    f"{path} knows {len(places)} rows, its shard has {about.rows}; remove "
+                    f"{self.folder} and prepare it again"
+                )
+            self._known_places[shard] = places
+        return self._known_places[shard]
+
+    def _facts(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """The columns that parquet compresses; what a batch shares a row group of is read once."""
+        found = []
+        for shard, row in map(self._place, indices):
+            group, inside = divmod(row, self.manifest.row_group_rows)
+            found.append(self._group(shard, group)[inside])
+        return found
+
+    def _group(self, shard: int, group: int) -> list[dict[str, Any]]:
+        key = (shard, group)
         if key not in self._groups:
-            self._groups[key] = self._file(shard).read_row_group(
-                group, columns=list(columns), use_threads=False
+            table = self._file(shard).read_row_group(
+                group, columns=[*_FACTS, *_LABELS], use_threads=False
             )
+            self._groups[key] = table.to_pylist()
             if len(self._groups) > _KEPT_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
@@ -273,11 +328,11 @@ class PreparedStudies:
             raise ValueError(
                 f"{self.folder} has no {name}; prepare it with {option} and a model's folder"
             )
-        rows = self.rows(indices, (name,))
-        return np.stack([np.frombuffer(row[name], dtype=kind).reshape(shape) for row in rows])
+        values = self._values(indices, name)
+        return np.stack([np.frombuffer(value, dtype=kind).reshape(shape) for value in values])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in {"_files", "_groups"}}
+        return {k: v for k, v in self.__dict__.items() if k not in _OPENED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -285,7 +340,8 @@ class PreparedStudies:
 
     def _forget(self) -> None:
         self._files: OrderedDict[int, Any] = OrderedDict()
-        self._groups: OrderedDict[tuple[int, int, tuple[str, ...]], Any] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int], list[dict[str, Any]]] = OrderedDict()
+        self._known_places: dict[int, NDArray[np.void]] = {}
 
 
 def parquet() -> Any:  # noqa: ANN401 - a module that has no types
@@ -303,10 +359,10 @@ def parquet() -> Any:  # noqa: ANN401 - a module that has no types
     return pyarrow.parquet
 
 
-def _study(row: dict[str, Any]) -> Study:
+def _study(row: dict[str, Any], text: str, image: bytes) -> Study:
     facts: dict[str, Any] = {name: row[name] for name in _FACTS}
     facts |= {name: frozenset(row[name]) for name in _LABELS}
-    return Study(image=row["image"], findings=row["text"], source="prepared", **facts)
+    return Study(image=image, findings=text, source="prepared", **facts)
 
 
 def _pixels(png: bytes) -> UInt8[NDArray[np.uint8], "h w"]:

@@ -32,6 +32,9 @@ from unix_cxr.preparation.shards import (
 _AHEAD: Final = 4
 """Chunks per worker that are under way at once."""
 
+_CACHED_AT_ONCE: Final = 8
+"""Images in one call of an autoencoder or a vision tower."""
+
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -215,8 +218,10 @@ def _write_shard(
 
 def _write_group(writer: ShardWriter, rows: list[Row], cachers: list[Cacher]) -> None:
     for cacher in cachers:
-        for row, value in zip(rows, cacher([row["image"] for row in rows]), strict=True):
-            row[cacher.column] = value
+        for start in range(0, len(rows), _CACHED_AT_ONCE):
+            some = rows[start : start + _CACHED_AT_ONCE]
+            for row, value in zip(some, cacher([row["image"] for row in some]), strict=True):
+                row[cacher.column] = value
     writer.write(rows)
 
 

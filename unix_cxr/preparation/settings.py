@@ -28,7 +28,7 @@ class PreparationSettings(BaseModel):
         dev_fraction: share of the patients that it sends to `dev`.
         val_fraction: share of the patients that it sends to `val`.
         shard_rows: studies of the source per shard.
-        row_group_rows: studies that are read at once.
+        row_group_rows: studies that are written at once; their facts are read at once too.
         latents: folder of the pipeline or model whose autoencoder's moments are cached, or None.
         features: folder of the pipeline whose vision tower's outputs are cached, or None.
         on_bad: "raise" stops at the first image that cannot be read; "count" leaves it out and
@@ -48,7 +48,7 @@ class PreparationSettings(BaseModel):
     dev_fraction: Fraction = 0.1
     val_fraction: Fraction = 0.1
     shard_rows: Annotated[int, Field(ge=1)] = 1024
-    row_group_rows: Annotated[int, Field(ge=1)] = 8
+    row_group_rows: Annotated[int, Field(ge=1)] = 64
     latents: str | None = None
     features: str | None = None
     on_bad: Literal["raise", "count"] = "raise"
