@@ -71,7 +71,8 @@ def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_leaves_a_folder_per_stage_and_a_pipeline(finished_run: Path) -> None:
     names = sorted(path.name for path in finished_run.iterdir())
-    assert names == ["autoencoder", "generation", "pipeline", "understanding"]
+    stages = ["autoencoder", "generation", "pipeline", "understanding"]
+    assert names == sorted([*stages, "index.html", "run.json"])
     parts = {path.name for path in (finished_run / "pipeline").iterdir()}
     assert {"model", "vae", "processor", "scheduler", "model_index.json"} <= parts
     for name in STAGES:

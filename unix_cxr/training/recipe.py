@@ -41,6 +41,7 @@ from unix_cxr.training.plan import (
 )
 from unix_cxr.training.precision import check_computing
 from unix_cxr.training.processes import Processes
+from unix_cxr.training.run_record import write_run
 from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.starting import (
     copy_understanding,
@@ -50,6 +51,7 @@ from unix_cxr.training.starting import (
 from unix_cxr.training.tasks import Task, check_encoder, generation_task, joint_task
 from unix_cxr.training.understanding import ReportSource, UnderstandingObjective
 from unix_cxr.training.vision_teaching import StatementSource, VisionObjective
+from unix_cxr.training.watching import check_watching, watching_of
 
 _FLOAT_BYTES: Final = 4
 _LEARNED_TIMES: Final = 3
@@ -105,6 +107,7 @@ def run_recipe(
     results: list[StageResult] = []
     if not dry_run:
         logger.info("\n".join(plan_lines(plan)))
+        run.note(plan)
         results = [
             result for name in (s.name for s in plan) if (result := run.advance(name, wanted))
         ]
@@ -115,6 +118,8 @@ def run_recipe(
         pipeline = run.export()
     elif results:
         logger.warning("no pipeline is exported: %s still random", ", ".join(random))
+    if results:
+        run.show()
     return RunSummary(
         recipe=recipe.name,
         folder=run.folder,
@@ -236,6 +241,7 @@ class RecipeRun(Networks):
         for entry in plan:
             if entry.steps_left:
                 check_computing(self.recipe.stage(entry.name), self.device)
+                check_watching(self.recipe.stage(entry.name))
         return plan
 
     # -- training ----------------------------------------------------------------------------
@@ -271,7 +277,8 @@ class RecipeRun(Networks):
         data = self.data_of(stage)
         task = self.task(stage, data)
         began |= task.began
-        losses = self._trainer(task, stage, began).run()
+        trainer = self._trainer(task, stage, began, data)
+        losses = trainer.run()
         parts: dict[str, Any]
         if KINDS[stage.objective.kind].exports == "vae":
             mean, deviation = latent_statistics(self.vae, data.store("train"))
@@ -282,6 +289,7 @@ class RecipeRun(Networks):
             parts = {"model": self.model, "processor": self.processor}
         self._keep(stage, parts)
         record = {"steps": stage.steps, "recipe": self._text, "started_from": began}
+        record |= {"keep_best": stage.keep_best} | trainer.exported
         content = json.dumps(record | {"losses": losses}, indent=1)
         if self.processes.first:
             write_text(self.folder / stage.name / FINISHED, content)
@@ -351,16 +359,35 @@ class RecipeRun(Networks):
         )
         return Task(UnderstandingObjective(self.model), source)
 
-    def _trainer(self, task: Task, stage: StageSettings, began: dict[str, str]) -> Trainer:
+    def _trainer(
+        self, task: Task, stage: StageSettings, began: dict[str, str], data: RecipeData
+    ) -> Trainer:
+        folder = self.folder / stage.name
         return Trainer(
             task.objective,
             task.source,
             stage,
-            self.folder / stage.name,
+            folder,
             recipe=self._text,
             device=self.device,
             started_from=began,
+            watching=watching_of(self, stage, data, folder, self.show),
         )
+
+    # -- what a person sees ------------------------------------------------------------------
+
+    def note(self, plan: Sequence[StagePlan]) -> None:
+        """Write down what is about to happen, and the first page of it."""
+        if self.processes.first:
+            write_run(self.folder, self.recipe.model_dump(mode="json"), plan_lines(plan))
+        self.show()
+
+    def show(self) -> None:
+        """Write the run's page anew."""
+        from unix_cxr.training.run_page import write_page
+
+        if self.processes.first:
+            write_page(self.folder)
 
     def _keep(self, stage: StageSettings, parts: Mapping[str, Any]) -> None:
         if not self.processes.first:
@@ -385,6 +412,7 @@ class RecipeRun(Networks):
             record: dict[str, Any] = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
             same = record["steps"] == stage.steps
             same = same and not changed_keys(record["recipe"], self._text, stage)
+            same = same and record.get("keep_best") == stage.keep_best
         except (ValueError, KeyError) as error:
             raise ValueError(f"{folder / FINISHED} is damaged ({error}); remove it") from error
         return record if same else None
