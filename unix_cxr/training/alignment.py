@@ -21,6 +21,7 @@ from unix_cxr.functional.images import random_affine
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.modules.joint_block import Block
 from unix_cxr.training.batches import CaptionedLatentBatch, generator_of
+from unix_cxr.training.contexts import CaptionContexts
 from unix_cxr.training.encoders import PatchEncoder, square_map
 from unix_cxr.training.generation import ENCODED_AT_ONCE, CaptionedLatentSource, GenerationObjective
 from unix_cxr.training.images import ImageStore, PreparedStore
@@ -52,6 +53,7 @@ class AlignedObjective(GenerationObjective):
         alignment: which layer, and how much it counts.
         features: width of the encoder.
         seed: of the projector's random weights.
+        contexts: see `GenerationObjective`.
 
     Raises:
         ValueError: the generation branch has no such layer.
@@ -69,8 +71,9 @@ class AlignedObjective(GenerationObjective):
         alignment: AlignmentSettings,
         features: int,
         seed: int,
+        contexts: CaptionContexts | None = None,
     ) -> None:
-        super().__init__(model, understanding_gradient, weighting)
+        super().__init__(model, understanding_gradient, weighting, contexts=contexts)
         layers = len(model.generation.layers)
         if alignment.layer > layers:
             raise ValueError(

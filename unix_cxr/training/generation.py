@@ -17,11 +17,12 @@ from tqdm.auto import tqdm
 from unix_cxr.functional.flow import interpolate, per_sample, velocity
 from unix_cxr.functional.images import random_affine
 from unix_cxr.models.autoencoder import normalise_latents, to_range
-from unix_cxr.models.context import Text
+from unix_cxr.models.context import Context, Text
 from unix_cxr.models.fingerprint import fingerprint
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
 from unix_cxr.training.batches import CaptionedLatentBatch, generator_of
+from unix_cxr.training.contexts import CaptionContexts
 from unix_cxr.training.images import ImageStore, PreparedStore
 from unix_cxr.training.losses import LossTerm
 from unix_cxr.training.objective_settings import DrawingSettings, TimesSettings
@@ -41,6 +42,10 @@ class GenerationObjective(nn.Module):
         model: both branches are run.
         understanding_gradient: 1 trains the understanding branch jointly, 0 freezes it.
         weighting: weight of a sample's error by its time; None weighs all alike.
+        contexts: keeps captions' contexts; None encodes a batch's captions together, every time.
+
+    Raises:
+        ValueError: contexts are to be kept, and the understanding branch learns.
     """
 
     def __init__(
@@ -48,8 +53,16 @@ class GenerationObjective(nn.Module):
         model: UniXModel,
         understanding_gradient: float,
         weighting: Weighting | None = None,
+        *,
+        contexts: CaptionContexts | None = None,
     ) -> None:
         super().__init__()
+        if contexts is not None and understanding_gradient:
+            raise ValueError(
+                f"contexts cannot be kept while understanding_gradient ({understanding_gradient}) "
+                "lets the understanding branch learn; set it to 0, or leave contexts out"
+            )
+        self.contexts = contexts
         self.model = model
         self.understanding_gradient = understanding_gradient
         self.weighting = weighting
@@ -64,11 +77,11 @@ class GenerationObjective(nn.Module):
     def forward(self, batch: CaptionedLatentBatch) -> dict[str, LossTerm]:
         """Loss terms of a batch of captioned latents."""
         noisy = interpolate(batch.latents, batch.noise, batch.times)
-        frozen = self.understanding_gradient == 0
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            context = self.model.encode([Text(batch.caption_ids, batch.caption_mask)])
         predicted = self.model.denoise(
-            noisy, batch.times, context, understanding_gradient=self.understanding_gradient
+            noisy,
+            batch.times,
+            self._context(batch),
+            understanding_gradient=self.understanding_gradient,
         )
         errors = (predicted.float() - velocity(batch.latents, batch.noise)).square()
         if self.weighting is None:
@@ -78,6 +91,13 @@ class GenerationObjective(nn.Module):
             "velocity": LossTerm.of(errors.detach()),
             "weighted_velocity": LossTerm.of(weights * errors),
         }
+
+    def _context(self, batch: CaptionedLatentBatch) -> Context:
+        if self.contexts is not None:
+            return self.contexts.of(self.model, batch.caption_ids, batch.caption_mask)
+        frozen = self.understanding_gradient == 0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.model.encode([Text(batch.caption_ids, batch.caption_mask)])
 
 
 class CaptionedLatentSource:

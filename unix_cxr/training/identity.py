@@ -64,9 +64,9 @@ def changed_keys(stored: str, recipe: str, stage: StageSettings) -> list[str]:
 
 def _relevant(recipe: Recipe, stage: StageSettings) -> dict[str, Any]:
     harmless = _HARMLESS | ({"steps"} if stage.schedule == "constant" else set())
-    # where an encoder lies may change; what it is, its fingerprint says
+    # where an encoder or contexts lie may change; what they are, fingerprints say
     left_out: Any = dict.fromkeys((*harmless, "data"), True) | {
-        "objective": {"alignment": {"encoder"}}
+        "objective": {"alignment": {"encoder"}, "contexts": {"folder"}}
     }
     tree: dict[str, Any] = {
         "seed": recipe.seed,

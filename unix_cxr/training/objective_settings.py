@@ -100,6 +100,20 @@ class AlignmentSettings(StrictSettings):
     keep: Literal["memory", "step"] = "memory"
 
 
+class ContextSettings(StrictSettings):
+    """Where contexts of captions are kept under a frozen understanding branch.
+
+    Worth it where captions come again word by word; each is encoded by itself.
+
+    Args:
+        memory_mb: megabytes to keep at most in each process's memory.
+        folder: keeps them on the disk too, one file per caption; None keeps none there.
+    """
+
+    memory_mb: Annotated[int, Field(ge=0)] = 1000
+    folder: str | None = None
+
+
 class DrawingSettings(StrictSettings):
     """What every objective that draws says of it.
 
@@ -140,11 +154,22 @@ class GenerationObjectiveSettings(DrawingSettings):
     Args:
         alignment: with an encoder's features; None aligns with none.
         copy_understanding: the generation layers begin as copies of the language model's.
+        contexts: keeps captions' contexts, which needs understanding_gradient 0; None keeps none.
     """
 
     kind: Literal["generation"]
     copy_understanding: bool = False
     alignment: AlignmentSettings | None = None
+    contexts: ContextSettings | None = None
+
+    @model_validator(mode="after")
+    def _contexts_that_stay(self) -> "GenerationObjectiveSettings":
+        if self.contexts is not None and self.understanding_gradient:
+            raise ValueError(
+                f"contexts are kept under a frozen understanding branch: set "
+                f"understanding_gradient ({self.understanding_gradient}) to 0, or leave them out"
+            )
+        return self
 
 
 class JointObjectiveSettings(DrawingSettings):

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 
 from unix_cxr.training.alignment import AlignedObjective, AlignedSource
 from unix_cxr.training.batches import BatchSource
+from unix_cxr.training.contexts import CaptionContexts
 from unix_cxr.training.data import RecipeData
 from unix_cxr.training.encoders import (
     DinoEncoder,
@@ -31,9 +33,10 @@ from unix_cxr.training.settings import StageSettings
 from unix_cxr.training.times import weighting_of
 from unix_cxr.training.understanding import ReportSource
 
-TOWER = "vision"
-PREPARED = "prepared"
+TOWER: Final = "vision"
+PREPARED: Final = "prepared"
 """Encoders of an alignment that are no folders."""
+_MEGABYTE: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -66,24 +69,30 @@ def generation_task(
     """
     source = _captioned(networks, stage, settings, data, processes.device)
     gradient, weighting = settings.understanding_gradient, weighting_of(settings)
+    contexts = _contexts(settings)
     if settings.alignment is None:
-        return Task(GenerationObjective(networks.model, gradient, weighting), source)
+        objective = GenerationObjective(networks.model, gradient, weighting, contexts=contexts)
+        return Task(objective, source)
     encoder = _encoder(networks, stage, settings.alignment, processes.device)
     rows, columns = source.dev_moments.shape[-2:]
     patch = networks.recipe.model.latent_patch_size
     aligned = AlignedSource(
         source, encoder, (rows // patch, columns // patch), keep=settings.alignment.keep
     )
-    objective = AlignedObjective(
-        networks.model,
-        gradient,
-        weighting,
-        alignment=settings.alignment,
-        features=aligned.width,
-        seed=networks.recipe.seed,
-    )
     made_by = _prepared_features(data) if encoder is None else encoder.fingerprint
-    return Task(objective, aligned, {"encoder": made_by})
+    return Task(
+        AlignedObjective(
+            networks.model,
+            gradient,
+            weighting,
+            alignment=settings.alignment,
+            features=aligned.width,
+            seed=networks.recipe.seed,
+            contexts=contexts,
+        ),
+        aligned,
+        {"encoder": made_by},
+    )
 
 
 def joint_task(
@@ -156,6 +165,14 @@ def _captioned(
         seed=networks.recipe.seed if seed is None else seed,
         length_window=stage.length_window,
     )
+
+
+def _contexts(settings: GenerationObjectiveSettings) -> CaptionContexts | None:
+    kept = settings.contexts
+    if kept is None:
+        return None
+    folder = None if kept.folder is None else Path(kept.folder)
+    return CaptionContexts(kept.memory_mb * _MEGABYTE, folder)
 
 
 def _encoder(
