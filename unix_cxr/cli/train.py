@@ -99,3 +99,15 @@ def _profile(
 
     for result in profile_recipe(recipe, out, steps=steps, **where):
         typer.echo(json_module.dumps(result.as_dict()) if as_json else result.text())
+
+
+@train_app.command("page")
+def page(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, such as runs/nano.")],
+    json: AsJson = False,
+) -> None:
+    """Write the page of a run anew, from what its folder holds; the run may still go on."""
+    from unix_cxr.training.run_page import write_page
+
+    path = write_page(run)
+    typer.echo(json_module.dumps({"page": str(path)}) if json else str(path))
