@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch.nn import functional
 
+from tests.tolerances import assert_close
 from unix_cxr.evaluation.appearance import detail, tone
 from unix_cxr.evaluation.cheats import CHANGES
 from unix_cxr.evaluation.copies import CopyFinder, CopySearch, blur, layout, turn
@@ -85,6 +87,25 @@ def test_many_targets_are_searched_in_blocks(monkeypatch, targets):
     for mine, theirs in zip(blocks, all_at_once, strict=True):
         assert torch.allclose(mine.float(), theirs.float(), atol=1e-5)
     assert (whole.distances >= all_at_once.distances - 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "sigma"), [(48, 48, 2.5), (30, 20, 10.0), (128, 96, 1.0)]
+)
+def test_blurring_by_matrices_is_the_convolution(height, width, sigma):
+    images = torch.rand(3, 1, height, width, generator=torch.Generator().manual_seed(0))
+    radius = min(int(4 * sigma) + 1, min(height, width) - 1)
+    at = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-(at**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    padded = functional.pad(images.double(), [radius] * 4, mode="reflect")
+    rows = functional.conv2d(padded, kernel[None, None, :, None])
+    assert_close(
+        "blur.convolution", blur(images, sigma), functional.conv2d(rows, kernel[None, None, None])
+    )
+    with torch.inference_mode():
+        blur(images, sigma)
+    blur(images.requires_grad_(), sigma).sum().backward()
 
 
 def test_what_is_excluded_is_not_found(finder, targets):

@@ -1,6 +1,7 @@
 """Extractors own their preprocessing and refuse what they do not expect; features are kept."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from unix_cxr.evaluation.imaging.image_sets import (
     ImageSet,
     open_images,
     refuse_overlap,
+    split_patients,
 )
 from unix_cxr.evaluation.results import MetricUnavailable
 
@@ -239,15 +241,54 @@ def test_sources_of_studies_are_opened():
     [
         ('{"file": "gone.png"}', "no image file at"),
         ("{", "row 1: no JSON"),
-        ("[]", "row 1: not a JSON object"),
+        ("[]", "row 1: list, not a JSON object"),
         ('{"prompt": "x"}', "neither file nor img_savename"),
+        ('{"file": "0.png", "labels": 3}', r"row 1: labels \(3\) must be a list of names"),
+        ('{"file": "0.png", "labels": [3]}', r"row 1: labels \(\[3\]\) must be a list"),
         ("", "holds no images"),
     ],
 )
 def test_bad_manifests_are_refused(tmp_path, manifest, message):
     (tmp_path / "manifest.jsonl").write_text(manifest, encoding="utf-8")
+    (tmp_path / "0.png").write_bytes(b"")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_images(tmp_path)
+
+
+def test_a_manifest_that_is_no_text_or_has_no_splits_is_refused(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    path.write_text('{"file": "0.png"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no splits and no collections, so split 'dev' .* leave"):
+        open_images(tmp_path, split="dev")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"manifest\.jsonl is no text in UTF-8"):
+        open_images(tmp_path)
+    (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(NotADirectoryError, match=r"notes\.txt is a file; give the folder"):
+        open_images(tmp_path / "notes.txt")
+
+
+def test_sets_that_must_be_apart_share_neither_patients_nor_files(tmp_path):
+    images = image_set(tmp_path / "images", 4)
+    with pytest.raises(ValueError, match=r"2 X-rays are in .* and in .* \(first: \['0.png'"):
+        refuse_overlap(images.take([0, 1, 2]), images.take([0, 1]))
+    refuse_overlap(images.take([0, 1]), images.take([2, 3]))
+    mine = ImageSet("a", tuple(replace(one, group="p") for one in images.images[:2]))
+    other = ImageSet("b", tuple(replace(one, group="p") for one in images.images[2:]))
+    with pytest.raises(ValueError, match=r"1 patients are in a and in b \(first: \['p'"):
+        refuse_overlap(mine, other)
+
+
+def test_halves_share_no_patient(tmp_path):
+    images = image_set(tmp_path / "images", 9)
+    grouped = [replace(one, group=f"p{row // 2}") for row, one in enumerate(images)]
+    whole = ImageSet("a", tuple(grouped))
+    first, second = split_patients(whole, 3)
+    assert sorted(first.ids + second.ids) == sorted(whole.ids)
+    assert not set(first.groups) & set(second.groups)
+    assert split_patients(whole, 3)[0].ids == first.ids
+    with pytest.raises(ValueError, match="holds one patient"):
+        split_patients(whole.take([0, 1]))
 
 
 def test_what_holds_no_images_is_refused(tmp_path):

@@ -235,6 +235,14 @@ def test_parquet_is_read(tmp_path):
         ("a.csv", "id,text\na,x\na,y\n", "row 2: id 'a' is there twice"),
         ("a.csv", "id,text\n,x\n", "row 1: the id is empty"),
         ("a.csv", "key,text\na,x\n", "has none of the columns"),
+        ("a.csv", "id,text\na,x, and y\n", "row 1: more cells than the header's 2; put texts"),
+        ("a.csv", "id,text\na,x\nb\n", "row 2: fewer cells than the header's 2"),
+        (
+            "a.jsonl",
+            '{"id": "a", "text": ["x"]}',
+            r"text \(\['x'\]\) must be a text or null",
+        ),
+        ("a.jsonl", '{"id": "a", "text": 3}', r"row 1: text \(3\) must be a text or null"),
         ("a.jsonl", "{", "row 1: no JSON"),
         ("a.jsonl", "[1]\n", "row 1: list, not a JSON object"),
         ("a.jsonl", '{"id": "a", "text": "x"}\n{"id": "b"}\n', r"row 2: \['text'\] is missing"),
@@ -244,6 +252,13 @@ def test_parquet_is_read(tmp_path):
 def test_bad_tables_are_refused(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message):
         read_reports(write(tmp_path / name, text))
+
+
+def test_tables_that_are_no_text_are_refused(tmp_path):
+    for name in ("a.csv", "a.jsonl"):
+        (tmp_path / name).write_bytes(b"id,text\na,\xff\n")
+        with pytest.raises(ValueError, match=rf"{name} is no t\w+ in UTF-8: .*; save it as one"):
+            read_reports(tmp_path / name)
 
 
 def test_mismatched_and_empty_references_are_refused(tmp_path):

@@ -111,7 +111,8 @@ def images(
     ceiling: Ceiling = "fidelity",
     batch_size: Batch = 32,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of features; default OUT/cache.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder of features; default OUT/cache."),
     ] = None,
     replicates: Replicates = 1000,
     heavy_replicates: Heavy = 100,

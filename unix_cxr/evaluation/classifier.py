@@ -190,7 +190,10 @@ class XrayClassifier(nn.Module):
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} has no {name}; train_classifier makes one")
-        config = ClassifierConfig.from_json((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        try:
+            config = ClassifierConfig.from_json((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{folder / CONFIG_NAME}: {error}") from error
         try:
             weights = load_file(folder / WEIGHTS_NAME)
         except SafetensorError as error:

@@ -6,6 +6,7 @@ w columns, t shifts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -240,16 +241,30 @@ def layout(images: Float[Tensor, "m 1 h w"], size: int = 32) -> Float[Tensor, "m
 
 
 def blur(images: Float[Tensor, "m 1 h w"], sigma: float) -> Float[Tensor, "m 1 h w"]:
-    """Gaussian blur by `sigma` pixels; the border is reflected. 0 leaves the images as they are."""
+    """Gaussian blur by `sigma` pixels; the border is reflected. 0 leaves the images as they are.
+
+    Rows and columns are products with a matrix: for small pictures several times faster than a
+    convolution of one channel.
+    """
     if sigma == 0:
         return images
     radius = min(int(4 * sigma) + 1, min(images.shape[-2:]) - 1)
-    at = torch.arange(-radius, radius + 1, dtype=images.dtype)
+    down, across = (_blurring(side, radius, sigma).to(images) for side in images.shape[-2:])
+    return down @ images @ across.T
+
+
+@cache
+@torch.inference_mode(mode=False)
+def _blurring(side: int, radius: int, sigma: float) -> Float[Tensor, "h h"]:
+    """The matrix whose row i holds the weights of all pixels in the blurred pixel i."""
+    at = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-(at**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    padded = functional.pad(images, (radius, radius, radius, radius), mode="reflect")
-    rows = functional.conv2d(padded, kernel[None, None, :, None])
-    return functional.conv2d(rows, kernel[None, None, None, :])
+    source = torch.arange(side)[:, None] + torch.arange(-radius, radius + 1)
+    source = source.abs()
+    source = (side - 1) - ((side - 1) - source).abs()  # what lies outside is reflected
+    weights = (kernel / kernel.sum()).expand(side, -1)
+    empty = torch.zeros(side, side, dtype=torch.float64)
+    return empty.scatter_add_(1, source, weights)
 
 
 def turn(

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.gathering import my_share, process_index, wait_for_all
 from unix_cxr.evaluation.imaging.extractors import FeatureExtractor, VisionTowerExtractor
-from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
+from unix_cxr.evaluation.imaging.fidelity import require_enough
+from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet, refuse_overlap
 from unix_cxr.evaluation.imaging.suite import ImageOptions, Judges, evaluate_images
 from unix_cxr.evaluation.page.pages import Section, result_rows
 from unix_cxr.evaluation.page.sections import (
@@ -31,6 +32,7 @@ from unix_cxr.evaluation.reading.understanding import (
     usual_statements,
     zero_shot,
 )
+from unix_cxr.evaluation.reading.use_network import shared_labels
 from unix_cxr.evaluation.results import MetricResult, Skipped
 from unix_cxr.evaluation.run_folders import Run
 from unix_cxr.evaluation.text.label_scores import ReportLabeler
@@ -88,7 +90,8 @@ def measure_model(
         train: X-rays that it has learned from, for privacy, use, probes and the ceiling.
 
     Raises:
-        ValueError: an X-ray of `data` has no text.
+        ValueError: an X-ray of `data` has no text, there are too few, or `train` shares patients
+            with `data`.
     """
     silent = [one.id for one in data if not one.text.strip()]
     if silent:
@@ -96,6 +99,12 @@ def measure_model(
             f"{len(silent)} of {len(data)} X-rays have no text to draw from or to hold a report "
             f"against (first: {silent[0]!r}); choose data with reports or with known labels"
         )
+    require_enough(data.name, len(data), options.images.protocol)
+    if train is not None:  # all of this before hours of drawing
+        require_enough(train.name, len(train), options.images.protocol)
+        refuse_overlap(train, data)
+    if options.images.use_network is not None and train is not None:
+        shared_labels(train, data, data)
     drawn = draw_texts(pipeline, data, folder, options.drawing)
     predictions = write_reports(pipeline, data, folder / PREDICTIONS, options)
     extractor = options.extractor or VisionTowerExtractor(pipeline)

@@ -112,13 +112,8 @@ def measure_fidelity(
         ValueError: too few X-rays, features that are not finite, or a set without any spread.
     """
     shards = settings.protocol.shards
-    least = shards * (settings.protocol.neighbours + 1)
     for name, one in (("real", real), ("drawn", drawn)):
-        if len(one) < least:
-            raise ValueError(
-                f"{name}{suffix} holds {len(one)} X-rays; {settings.protocol.neighbours} "
-                f"neighbours in {shards} shards need at least {least}"
-            )
+        require_enough(name + suffix, len(one), settings.protocol)
     parts = [
         _one_shard(a, b, settings, suffix)
         for a, b in zip(_cut(real, shards), _cut(drawn, shards), strict=True)
@@ -127,6 +122,20 @@ def measure_fidelity(
         parts[0] if shards == 1 else [_mean_of(list(same)) for same in zip(*parts, strict=True)]
     )
     return [_signed(result, real, drawn, settings) for result in results]
+
+
+def require_enough(name: str, count: int, protocol: Protocol) -> None:
+    """Refuse sets in which an X-ray has too few neighbours.
+
+    Raises:
+        ValueError: fewer than a shard's neighbours and one more.
+    """
+    least = protocol.shards * (protocol.neighbours + 1)
+    if count < least:
+        raise ValueError(
+            f"{name} holds {count} X-rays; {protocol.neighbours} neighbours in {protocol.shards} "
+            f"shards need at least {least}"
+        )
 
 
 def _one_shard(

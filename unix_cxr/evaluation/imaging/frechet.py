@@ -174,8 +174,17 @@ def _check(real: Tensor, drawn: Tensor) -> None:
             raise ValueError(f"{name} holds {len(points)} X-rays; a Fréchet distance needs 2")
         if not torch.isfinite(points).all():
             raise ValueError(f"the features of {name} hold NaN or infinity")
-        if bool((points == points[0]).all()):
-            raise ValueError(
-                f"all {len(points)} feature vectors of {name} are equal; the images are copies of "
-                "one, or the extractor sees nothing in them"
-            )
+        require_spread(name, points)
+
+
+def require_spread(name: str, points: Float[Tensor, "n f"]) -> None:
+    """Refuse features that are all the same.
+
+    Raises:
+        ValueError: they are.
+    """
+    if bool((points == points[0]).all()):
+        raise ValueError(
+            f"all {len(points)} feature vectors of {name} are equal; the images are copies of "
+            "one, or the extractor sees nothing in them"
+        )

@@ -5,7 +5,6 @@ Axes: h rows, w columns.
 
 import csv
 import hashlib
-import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from unix_cxr.data.findings_text import describe
 from unix_cxr.data.pixels import Source, load_xray
 from unix_cxr.data.sources import kinds, open_source
 from unix_cxr.data.studies import Study, read_table
+from unix_cxr.evaluation.tables import csv_rows, json_rows
 from unix_cxr.files import sha256
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
@@ -162,11 +162,18 @@ def open_images(
         splits: dict[str, Any] = {} if split is None else {"splits": (split,)}
         studies: Iterable[Study] = read_table(folder, subsets=subsets, **splits)
         return _from_studies(str(folder), studies, split, subsets)
-    for name in MANIFESTS:
-        if (folder / name).is_file() and split is None and subsets is None:
-            return _from_manifest(folder / name)
+    manifest = next((folder / name for name in MANIFESTS if (folder / name).is_file()), None)
+    if manifest is not None and not _says_splits(manifest):
+        if split is not None or subsets is not None:
+            raise ValueError(
+                f"{manifest} has no splits and no collections, so split {split!r} and subsets "
+                f"{subsets} cannot be chosen; leave them out"
+            )
+        return _from_manifest(manifest)
     if _is_source(str(source)):
         return _from_studies(str(source), open_source(source), split, subsets)
+    if folder.is_file():
+        raise NotADirectoryError(f"{source} is a file; give the folder that holds the X-rays")
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder at {source}, and no source has that name")
     if split is not None or subsets is not None:
@@ -181,6 +188,12 @@ def _has_table(folder: Path) -> bool:
     with path.open(newline="", encoding="utf-8-sig") as file:
         header = next(csv.reader(file), [])
     return {"image", "split", "subset", "labels"} <= set(header)
+
+
+def _says_splits(manifest: Path) -> bool:
+    """Whether it is one of real studies, for `unix_cxr.data.sources`: every row has a split."""
+    first = next(_manifest_rows(manifest), None)
+    return first is not None and "split" in first[1] and "file" not in first[1]
 
 
 def _is_source(source: str) -> bool:
@@ -238,6 +251,11 @@ def _from_manifest(path: Path) -> ImageSet:
         labels = row.get("labels") or ([row["label"]] if row.get("label") else [])
         if isinstance(labels, str):
             labels = labels.split("|")
+        if not isinstance(labels, list) or not all(isinstance(one, str) for one in labels):
+            raise ValueError(
+                f"{path}, row {number}: labels ({labels!r}) must be a list of names, or names "
+                "joined by '|'"
+            )
         text = str(row.get("prompt") or row.get("text") or "")
         group = str(row.get("patient_id") or file)
         images.append(ImageFile(str(file), image, group, frozenset(labels), text))
@@ -245,20 +263,8 @@ def _from_manifest(path: Path) -> ImageSet:
 
 
 def _manifest_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if path.suffix == ".csv":
-            yield from enumerate(csv.DictReader(file), start=1)
-            return
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, row {number}: no JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, row {number}: not a JSON object")  # noqa: TRY004 - a file
-            yield number, row
+    read = csv_rows if path.suffix == ".csv" else json_rows
+    yield from read(path)
 
 
 def _from_files(folder: Path) -> ImageSet:
@@ -289,16 +295,21 @@ def split_patients(images: ImageSet, seed: int = 0) -> tuple[ImageSet, ImageSet]
 
 
 def refuse_overlap(first: ImageSet, second: ImageSet) -> None:
-    """Two sets that must be apart share no patient.
+    """Two sets that must be apart share no file and no patient.
 
     Raises:
         ValueError: they share some; the message names the first.
     """
-    if first.unit != "patient" or second.unit != "patient":
-        return
     shared = sorted(set(first.groups) & set(second.groups))
-    if shared:
+    if shared and first.unit == second.unit == "patient":
         raise ValueError(
             f"{len(shared)} patients are in {first.name} and in {second.name} (first: "
             f"{shared[:_SHOWN]}); split by patient"
+        )
+    files = {str(one.image) for one in first if isinstance(one.image, str | Path)}
+    same = [one.id for one in second if str(one.image) in files]
+    if same:
+        raise ValueError(
+            f"{len(same)} X-rays are in {first.name} and in {second.name} (first: "
+            f"{same[:_SHOWN]}); give X-rays of others"
         )

@@ -1,9 +1,10 @@
 """What networks look past: sharpness and exposure, and X-rays that repeat each other.
 
-Axes: n X-rays, m drawn X-rays, v values per X-ray, h rows, w columns.
+Axes: n X-rays, m drawn X-rays, k X-rays that are kept, v values per X-ray,
+h rows, w columns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -45,27 +46,31 @@ def measure_looks(
         `tone`, and of at most 1,000 X-rays `repeated`: share whose nearest other drawn X-ray is as
         near as the nearest 1 % of real X-rays of two groups are.
     """
-    true, made = _looks(real), _looks(drawn)
+    few, some = (images.first(AT_MOST, resampling.seed) for images in (real, drawn))
+    (true, squares), (made, others) = _looks(real, few), _looks(drawn, some)
     columns = {"sharpness/middle": [0], "sharpness/fine": [1], "tone": [2, 3]}
     shares = {name: _inside(true[:, own], made[:, own]) for name, own in columns.items()}
-    few, some = (images.first(AT_MOST, resampling.seed) for images in (real, drawn))
-    distances = _nearest_other(few, search)
+    distances = _nearest_other(squares, few.groups, search)
     limit = weighted_quantile(distances, NEAR_SHARE, torch.ones(1, len(few)))
-    repeated = (_nearest_other(some, search) <= limit).double()
+    repeated = (_nearest_other(others, some.groups, search) <= limit).double()
     return [
         *_results(shares, drawn, resampling),
         *_results({"repeated": repeated}, some, resampling),
     ]
 
 
-def _looks(images: ImageSet) -> Float[Tensor, "n 4"]:
-    """Sharpness and exposure, a batch of pixels at a time."""
-    parts = []
+def _looks(
+    images: ImageSet, kept: ImageSet
+) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "k 1 h w"]]:
+    """Sharpness and exposure, a batch of pixels at a time, and the squares of the kept ones."""
+    parts, squares = [], []
+    wanted = set(kept.ids)
     for start in range(0, len(images), _BATCH):
         batch = images.take(range(start, min(start + _BATCH, len(images))))
-        squares = load_squares(batch, SIDE)
-        parts.append(torch.cat([detail(squares), tone(squares)], dim=1))
-    return torch.cat(parts)
+        pixels = load_squares(batch, SIDE)
+        parts.append(torch.cat([detail(pixels), tone(pixels)], dim=1))
+        squares.append(pixels[[row for row, one in enumerate(batch.ids) if one in wanted]])
+    return torch.cat(parts), torch.cat(squares)
 
 
 def _results(
@@ -91,9 +96,10 @@ def _inside(real: Float[Tensor, "n v"], drawn: Float[Tensor, "m v"]) -> Float[Te
     return inside.double()
 
 
-def _nearest_other(images: ImageSet, search: CopySearch | None) -> Float[Tensor, " n"]:
+def _nearest_other(
+    squares: Float[Tensor, "k 1 h w"], groups: Sequence[str], search: CopySearch | None
+) -> Float[Tensor, " k"]:
     """Distance by pixels to the nearest X-ray of another group."""
-    squares = load_squares(images, SIDE)
-    groups = group_numbers(images.groups)
+    numbers = group_numbers(groups)
     finder = CopyFinder(squares, search)
-    return finder.nearest(squares, groups[:, None] == groups).distances
+    return finder.nearest(squares, numbers[:, None] == numbers).distances

@@ -22,8 +22,9 @@ from unix_cxr.evaluation.imaging.fidelity import (
     measure_fidelity,
     measure_mifid,
     per_label,
+    require_enough,
 )
-from unix_cxr.evaluation.imaging.frechet import FrechetCurve, frechet_curve
+from unix_cxr.evaluation.imaging.frechet import FrechetCurve, frechet_curve, require_spread
 from unix_cxr.evaluation.imaging.image_sets import ImageSet, refuse_overlap, split_patients
 from unix_cxr.evaluation.imaging.looks import measure_looks
 from unix_cxr.evaluation.imaging.memorised import (
@@ -177,6 +178,8 @@ def evaluate_images(
     """
     options = options or ImageOptions()
     sets = {"real": real, "drawn": drawn} | ({} if train is None else {"train": train})
+    for role, images in sets.items():
+        require_enough(role, len(images), options.protocol)
     if train is not None:
         refuse_overlap(train, real)
     if options.use_network is not None:
@@ -188,6 +191,8 @@ def evaluate_images(
         role: FeatureSet(extract(one, judges.extractor, extraction), one.ids, one.groups, one.unit)
         for role, one in sets.items()
     }
+    for role, one in features.items():
+        require_spread(role, one.features)
     comparison = ImageComparison(
         real,
         drawn,

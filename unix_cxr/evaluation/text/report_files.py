@@ -1,7 +1,5 @@
 """Reference and predicted reports from two tables, matched by id."""
 
-import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any, Final
 from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.plugins import ReportPairs
 from unix_cxr.evaluation.results import MetricUnavailable
+from unix_cxr.evaluation.tables import csv_rows, json_rows, text_cell
 
 ID_COLUMNS: Final = ("id", "study_id", "image")
 TEXT_COLUMNS: Final = ("text", "report", "findings")
@@ -66,7 +65,7 @@ def read_reports(
         if not identity or identity in texts:
             problem = f"id {identity!r} is there twice" if identity else "the id is empty"
             raise ValueError(f"{path}, row {number}: {problem}")
-        texts[identity] = str(row[names[1]] or "")
+        texts[identity] = text_cell(path, number, row, names[1])
         patient = next((row[name] for name in PATIENT_COLUMNS if row.get(name)), None)
         if patient is not None:
             patients[identity] = str(patient)
@@ -124,30 +123,13 @@ def _column(path: Path, row: Mapping[str, Any], wanted: Sequence[str]) -> str:
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     suffix = path.suffix.lower()
     if suffix in {".csv", ".tsv"}:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
-            yield from enumerate(reader, start=1)
+        yield from csv_rows(path, "\t" if suffix == ".tsv" else ",")
     elif suffix in {".jsonl", ".ndjson"}:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, _json_row(path, number, line)
+        yield from json_rows(path)
     elif suffix == ".parquet":
         yield from enumerate(_parquet_rows(path), start=1)
     else:
         raise ValueError(f"{path} must be .jsonl, .csv, .tsv or .parquet")
-
-
-def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, row {number}: no JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(  # noqa: TRY004 - the value of a file, not of an argument
-            f"{path}, row {number}: {type(row).__name__}, not a JSON object"
-        )
-    return row
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
