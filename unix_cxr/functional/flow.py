@@ -64,7 +64,7 @@ def training_times(normals: Float[Tensor, " b"], shift: float) -> Float[Tensor, 
 def logit_normal_times(
     normals: Float[Tensor, " b"], mean: float = 0.0, std: float = 1.0
 ) -> Float[Tensor, " b"]:
-    """Times whose logit is normal: sigmoid(mean + std n), arXiv:2403.03206, eq. 19.
+    """Times whose logit is normal: sigmoid(mean + std n), arXiv:2403.03206, section 3.1.
 
     Args:
         normals: one standard normal draw per sample.
@@ -75,7 +75,7 @@ def logit_normal_times(
 
 
 def mode_times(uniforms: Float[Tensor, " b"], scale: float) -> Float[Tensor, " b"]:
-    """Times with a mode in the middle: 1 − u − s (cos²(πu/2) − 1 + u), arXiv:2403.03206, eq. 20.
+    """Times with a mode in the middle: 1 − u − s (cos²(πu/2) − 1 + u), arXiv:2403.03206.
 
     Args:
         uniforms: one uniform draw per sample.
@@ -105,7 +105,7 @@ def min_snr_weights(t: Float[Tensor, " b"], gamma: float) -> Float[Tensor, " b"]
 
 
 def cosmap_weights(t: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Density of the cosine schedule's times: 2 / (π (1 − 2t + 2t²)), arXiv:2403.03206, eq. 21.
+    """Density of the cosine schedule's times: 2 / (π (1 − 2t + 2t²)), arXiv:2403.03206.
 
     Uniform times with these weights have the loss that the cosine schedule's times have.
     """

@@ -1,6 +1,6 @@
 """Representation alignment: hidden states of the generation branch learn to tell an encoder's.
 
-Source: arXiv:2410.06940 (REPA), eq. 8, with 1 − cosine in the place of −cosine, so that a loss of 0
+Source: arXiv:2410.06940 (REPA), with 1 − cosine in the place of −cosine, so that a loss of 0
 is the best. Axes: b batch, n latent tokens, d width, f features, r and c rows and columns of
 latent tokens, s studies, k augmented copies.
 """
@@ -231,7 +231,8 @@ class AlignedSource:
 
 
 def _parts(store: ImageStore) -> tuple[Int[Tensor, " b"], ...]:
-    return torch.arange(len(store)).split(ENCODED_AT_ONCE)
+    parts: tuple[Tensor, ...] = torch.arange(len(store)).split(ENCODED_AT_ONCE)
+    return parts
 
 
 def _features_of(batch: CaptionedLatentBatch) -> Float[Tensor, "b f r c"]:

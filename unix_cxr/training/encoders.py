@@ -84,7 +84,8 @@ class TowerEncoder:
     """
 
     def __init__(self, model: UniXModel, processor: UniXProcessor, device: torch.device) -> None:
-        self._vision: Any = model.vision.to(device)
+        vision: Any = model.vision
+        self._vision: Any = vision.to(device)
         self._processor = processor
         self._device = device
         self.width: int = self._vision.config.hidden_size

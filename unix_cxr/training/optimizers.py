@@ -44,7 +44,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for the layers' matrices and AdamW for the rest, as one optimizer.
 
     A step of Muon has the size of a step of AdamW (0.2 times the square root of the larger side,
-    arXiv:2502.16982, eq. 4), so one learning rate and one weight decay serve both.
+    arXiv:2502.16982), so one learning rate and one weight decay serve both.
 
     Args:
         matrices: parameters that Muon moves.
