@@ -98,7 +98,7 @@ def run_recipe(
     """
     run = RecipeRun(recipe, Path(out), torch.device(device))
     run.check()
-    there = _begin(run, init_from, dry_run=dry_run)
+    there = begin_run(run, init_from, dry_run=dry_run)
     wanted = [stage.name for stage in recipe.stages] if stages is None else list(stages)
     plan = run.plan(wanted)
     there &= _inputs_there(run, plan, dry_run=dry_run)
@@ -131,8 +131,16 @@ def run_recipe(
     )
 
 
-def _begin(run: "RecipeRun", init_from: str | Path | None, *, dry_run: bool) -> bool:
-    """Load what the run begins from; False where a dry run finds that it is not there yet."""
+def begin_run(run: "RecipeRun", init_from: str | Path | None, *, dry_run: bool = False) -> bool:
+    """Load what a run begins from: `init_from`, or what its recipe names.
+
+    Returns:
+        False where a dry run finds that what the recipe names is not there yet.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it does not fit the recipe.
+    """
     folder = init_from or run.recipe.begins_from
     if folder is None:
         return True

@@ -12,7 +12,7 @@ from torch import nn
 from unix_cxr.training.costs import STUDIES
 from unix_cxr.training.estimates import small_task
 from unix_cxr.training.plan import learning_of
-from unix_cxr.training.recipe import RecipeRun
+from unix_cxr.training.recipe import RecipeRun, begin_run
 from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.tasks import Task
 
@@ -64,16 +64,14 @@ def try_stages(
     with TemporaryDirectory(prefix="unix-cxr-trial-") as folder:
         run = RecipeRun(recipe, Path(folder), torch.device(device))
         run.check()
-        if init_from is not None:
-            run.begin_from(Path(init_from))
+        begin_run(run, init_from)
         wanted = [stage.name for stage in recipe.stages] if stages is None else list(stages)
         run.check_data(run.plan(wanted))
-        few = run.data.few(STUDIES)
         results = []
         for name in wanted:
             stage = change(recipe.stage(name))
             with _weights_kept(run, stage):
-                task = small_task(run, stage, few)
+                task = small_task(run, stage, run.data_of(stage).few(STUDIES))
                 results.append(trial(stage, task, Path(folder) / name, run.device))
     return results
 
