@@ -1,5 +1,6 @@
 """Micro-batches, the weights' average, spikes, signals, workers: none of them bends the result."""
 
+import contextlib
 import json
 import math
 import os
@@ -203,6 +204,40 @@ def test_a_sample_that_cannot_be_read_is_told_and_the_state_is_saved(tmp_path: P
     assert checkpoints(tmp_path)[-1].name == "step-00000005"
 
 
+class OneOfTwo:
+    """The first of two processes; the other raises its flag at one moment."""
+
+    rank, count, first, device = 0, 1, True, torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.flags = iter([False] * 100)
+        self.waited = 0
+
+    def any(self, *, flag: bool) -> bool:
+        return flag or next(self.flags)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def wait(self) -> None:
+        self.waited += 1
+
+    def quietly(self, *_: Any, **__: Any) -> Any:
+        return contextlib.nullcontext()
+
+
+def test_a_sample_that_only_another_process_cannot_read_stops_this_one_too(tmp_path: Path) -> None:
+    one = trainer(tmp_path, checkpoint_every=1000)
+    processes = OneOfTwo()
+    one.processes = processes  # type: ignore[assignment]
+    # before each step a flag for the batch, one for the losses, and after it one for signals
+    processes.flags = iter([False] * 9 + [True])
+    with pytest.raises(OSError, match=r"before step 3 .*another process says which sample"):
+        one.run()
+    assert checkpoints(tmp_path)[-1].name == "step-00000003"
+    assert processes.waited == 1
+
+
 _KILLED = """
 import sys
 from pathlib import Path
@@ -272,15 +307,50 @@ if one.processes.first:
 
 
 def _two_processes(folder: Path, how: str) -> Any:
+    run_twice(folder, _DISTRIBUTED, how)
+    return json.loads((folder / "end.json").read_text(encoding="utf-8"))
+
+
+def run_twice(folder: Path, script: str, *arguments: str) -> None:
+    """Run a script under torchrun in two processes; the folder is its first argument."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     command += ["--master_port", str(20_000 + os.getpid() % 20_000), str(folder / "train.py")]
     folder.mkdir()
-    (folder / "train.py").write_text(_DISTRIBUTED, encoding="utf-8")
+    (folder / "train.py").write_text(script, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "ACCELERATE_USE_CPU": "1"}
     subprocess.run(
-        [*command, str(folder), how], check=True, env=environment, capture_output=True, timeout=300
+        [*command, str(folder), *arguments],
+        check=True,
+        env=environment,
+        capture_output=True,
+        timeout=300,
     )
-    return json.loads((folder / "end.json").read_text(encoding="utf-8"))
+
+
+_UNREADABLE = """
+import os, sys
+from pathlib import Path
+from tests.training.test_guards import Unreadable
+from tests.training.toys import PointSource, trainer
+source = Unreadable() if int(os.environ["RANK"]) == int(sys.argv[2]) else PointSource()
+try:
+    trainer(Path(sys.argv[1]), source, checkpoint_every=1000).run()
+except (ValueError, OSError) as error:
+    told = f"{type(error).__name__}: {error}"
+    (Path(sys.argv[1]) / f"told-{os.environ['RANK']}.txt").write_text(told)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blind", [0, 1])
+def test_all_processes_stop_when_one_cannot_read_a_sample(tmp_path: Path, blind: int) -> None:
+    run_twice(tmp_path / "run", _UNREADABLE, str(blind))
+    told = [(tmp_path / "run" / f"told-{rank}.txt").read_text() for rank in range(2)]
+    assert told[blind].startswith("ValueError: stage 'toy' stops before step 5")
+    assert "film 7 is corrupt" in told[blind]
+    assert told[1 - blind].startswith("OSError: stage 'toy' stops before step 5")
+    assert "another process says which sample" in told[1 - blind]
+    assert checkpoints(tmp_path / "run")[-1].name == "step-00000005"
 
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:

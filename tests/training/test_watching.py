@@ -19,6 +19,7 @@ from unix_cxr.training.settings import Recipe, parse_recipe
 from unix_cxr.training.watching import check_watching, terms_of, watching_of
 
 from .conftest import stage, tree
+from .test_guards import run_twice
 from .test_recipe import EXPORTS, STAGES, rows
 
 MakeRecipe = Callable[..., Recipe]
@@ -176,6 +177,9 @@ def test_the_f1_is_that_of_the_written_reports(
             examiner.pipeline, "describe", lambda *_, reports=reports, **__: Written(reports)
         )
         assert examiner.measure()["dev_report_f1"] == pytest.approx(expected)
+    examiner.texts = [""] * 3
+    monkeypatch.setattr(examiner.pipeline, "describe", lambda *_, **__: Written([""] * 3))
+    assert "dev_report_f1" not in examiner.measure()
 
 
 def test_images_are_drawn_as_the_pipeline_draws_them(examiner: ModelExaminer) -> None:
@@ -272,3 +276,45 @@ def test_the_metrics_that_are_known_beforehand_are_those_of_the_objectives(
         objective: Any = run.task(one, run.data).objective
         assert sorted(terms_of(one.objective)) == sorted(objective.weights), one.name
         check_watching(one)
+
+
+_EXAMINED = """
+import json, sys
+from pathlib import Path
+import torch
+from tests.training.conftest import tree
+from tests.training.test_watching import examine
+examine(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def examine(folder: Path, films: Path) -> None:
+    """Draw and measure once with the random networks of the tiny recipe."""
+    content = tree(films)
+    content["stages"][2] |= {
+        "draw": {"count": 3, "every": 2},
+        "measure": {"fd": 3, "reports": 3, "max_new_tokens": 4, "every": 2},
+    }
+    recipe = parse_recipe(content, "examined")
+    run = RecipeRun(recipe, folder, torch.device("cpu"))
+    found: Any = watching_of(run, recipe.stages[2], run.data, folder, lambda: None).examiner
+    found.draw(7)
+    measured = found.measure()
+    images = found._draw(3).flatten().tolist()
+    rank = run.processes.rank
+    (folder / f"found-{rank}.json").write_text(json.dumps([measured, images]), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_two_processes_draw_and_measure_what_one_does(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    examine(tmp_path / "one", films)
+    run_twice(tmp_path / "two", _EXAMINED, str(films))
+    alone, first, second = (
+        json.loads((tmp_path / part).read_text(encoding="utf-8"))
+        for part in ("one/found-0.json", "two/found-0.json", "two/found-1.json")
+    )
+    assert first == second
+    assert first[0] == pytest.approx(alone[0], rel=1e-4)
+    assert first[1] == pytest.approx(alone[1], abs=1e-5)
+    assert (tmp_path / "two" / "drawn" / "step-00000007.png").is_file()

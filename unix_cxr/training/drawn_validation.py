@@ -5,6 +5,7 @@ Axes: n dev studies, h and w pixels, f features.
 
 import copy
 import json
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,13 +138,16 @@ class ModelExaminer:
     # -- measuring ---------------------------------------------------------------------------
 
     def measure(self) -> dict[str, float]:
-        """Fréchet distance of drawn to real dev X-rays, F1 of the findings of written reports."""
+        """Fréchet distance of drawn to real dev X-rays, F1 of the findings of written reports.
+
+        What has no value, such as the F1 while nothing is stated on either side, is left out.
+        """
         found: dict[str, float] = {}
         if self._eye is not None:
             found[FD] = self._distance(self._eye)
         if self._reports:
             found[REPORT_F1] = self._report_f1()
-        return found
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def _distance(self, eye: "_Eye") -> float:
         if self._real is None:

@@ -143,8 +143,11 @@ def _state(stage: StageRecord) -> str:
 
 def _best(stage: StageRecord) -> str:
     if stage.finished is not None and stage.finished.get("exported") == "best":
-        metric, value = stage.finished.get("metric"), stage.finished.get("value")
-        return f"{metric} was best at step {stage.finished['exported_step']:,}: {short(value)}"
+        record = stage.finished
+        return (
+            f"{record['metric']} was best at step {record['exported_step']:,}: "
+            f"{short(float(record['value']))}"
+        )
     return "" if stage.best is None else f"best so far: step {stage.best:,}"
 
 

@@ -52,7 +52,7 @@ class ArithmeticCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped here
         self.total = 0
 
     def __torch_dispatch__(

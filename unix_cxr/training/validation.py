@@ -100,7 +100,8 @@ def dev_losses(
 
 def _means(sums: Tensor, names: Sequence[str], weights: Mapping[str, float]) -> DevLosses:
     """Axes of `sums`: loss terms, buckets of time, total and count."""
-    means, timed = {}, {}
+    means: dict[str, float] = {}
+    timed: dict[str, float] = {}
     for name, of_buckets in zip(names, sums, strict=True):
         total, count = of_buckets.sum(dim=0).tolist()
         if count:
