@@ -12,6 +12,8 @@ Prepared: batches of shuffled rows from prepared shards, beside Pillow decoding 
 from memory, turn by turn in one process; the peak of memory of a process that reads 1,000 and one
 that reads 100,000 studies; seconds until a `DataLoader` gives its first batch.
 
+Parts: what the time of files without compression consists of, milliseconds of the fastest round.
+
 A run replaces the sections that it measures in the JSON file and leaves the others.
 """
 
@@ -187,6 +189,52 @@ def measure_decoding(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def least(work: Callable[[], Any], rounds: int = 60) -> float:
+    """Milliseconds of the fastest round."""
+    times = []
+    for _ in range(rounds):
+        before = time.process_time()
+        work()
+        times.append(time.process_time() - before)
+    return round(1000 * min(times), 2)
+
+
+def measure_parts(_: argparse.Namespace) -> dict[str, Any]:
+    """What the time of reading files without compression consists of."""
+    import pydicom
+
+    from unix_cxr.data.dicom import _tags
+    from unix_cxr.data.dicom_header import Header
+    from unix_cxr.data.dicom_values import grey_table, stored_values
+    from unix_cxr.data.facts import scaled
+
+    dicom = radiographs()[0].data
+    tiff = pictures()[3].data
+    header = Header(pydicom.dcmread(io.BytesIO(dicom)), "radiograph")
+    stored = stored_values(header)
+    patterns = header.dataset.pixel_array.astype(np.uint16)
+    table = grey_table(header, stored, 0, lambda: stored.legal)
+    return {
+        "DICOM, uncompressed": {
+            "ours": least(lambda: load_xray(dicom)),
+            "bare": least(lambda: pydicom_bare(dicom)),
+            "reading the elements": least(
+                lambda: pydicom.dcmread(io.BytesIO(dicom), specific_tags=_tags())
+            ),
+            "making the table of grey values": least(
+                lambda: grey_table(header, stored_values(header), 0, lambda: stored.legal)
+            ),
+            "looking every pixel up": least(lambda: table.look_up(patterns)),
+            "a bare conversion to float32": least(lambda: patterns.astype(np.float32)),
+        },
+        "TIFF, 16 bits, uncompressed": {
+            "ours": least(lambda: load_xray(tiff)),
+            "bare": least(lambda: pillow(tiff)),
+            "converting and dividing": least(lambda: scaled(patterns, 65535)),
+        },
+    }
+
+
 SIDE = 224
 """Pixels of the prepared images: those of small foundation models' towers."""
 
@@ -323,6 +371,7 @@ class Images:
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "decoding": measure_decoding,
+    "parts": measure_parts,
     "prepared": measure_prepared,
 }
 """What can be measured, by its key in the JSON file."""
@@ -362,6 +411,9 @@ def main() -> None:
             f"{row['case']:30} {row['images_per_second']['ours']:8} images/s, "
             f"{row['on_top_of_bare']:+.0%} on bare, {row['on_top_of_scaled']:+.0%} on scaled"
         )
+    for case, parts in known.get("parts", {}).items():
+        if case != "environment":
+            print(case, parts)
     if "prepared" in known:
         found = known["prepared"]
         print(

@@ -261,6 +261,10 @@ def test_columns_of_a_table_by_option(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"rows\.csv lacks the columns \['patient_id'\]; it has"):
         open_source(tmp_path)
+    (tmp_path / "empty.csv").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"empty\.csv is empty; its first line must name the col"):
+        open_source(tmp_path / "empty.csv")
+    (tmp_path / "empty.csv").unlink()
     with pytest.raises(ValueError, match=r"lacks the columns \['gender'\]"):
         open_source(tmp_path, columns={**options["columns"], "sex": "gender"})
     with pytest.raises(ValueError, match=r"columns \['pateint'\] are no fields of a study; fields"):

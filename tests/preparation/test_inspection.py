@@ -218,6 +218,14 @@ def test_the_command_writes_the_page_and_says_so(make_corpus, tmp_path: Path) ->
     assert out.is_file()
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_the_corpus_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for out, error in (("", IsADirectoryError), ("file/page.html", NotADirectoryError)):
+        arguments = ["data", "inspect", "nowhere", "--out", f"{tmp_path}/{out}"]
+        answer = CliRunner().invoke(command(), arguments)
+        assert isinstance(answer.exception, error)
+
+
 def test_the_command_speaks_json_and_takes_options(make_corpus, tmp_path: Path) -> None:
     root = make_corpus()
     out = tmp_path / "page.html"

@@ -207,6 +207,19 @@ def test_an_unfinished_folder_of_other_settings_is_refused(tmp_path: Path) -> No
         prepare(Made(), tmp_path, settings(image_size=64))
 
 
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for out in ("file", "file/within"):
+        with pytest.raises(NotADirectoryError, match=r"file is a file; give the folder to make as"):
+            prepare(Made(3), tmp_path / out, settings())
+
+
+def test_a_run_that_finished_nothing_does_not_bind_the_next(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--on-bad count lists such images"):
+        prepare(Made(3, image=lambda _: b"no picture"), tmp_path, settings())
+    assert prepare(Made(3), tmp_path, settings(image_size=64)).manifest.image_size == 64
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

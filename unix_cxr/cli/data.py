@@ -50,8 +50,9 @@ def inspect(
 
     from unix_cxr.data.sources import open_source
     from unix_cxr.preparation.inspection import inspect_source
-    from unix_cxr.preparation.inspection_page import write_page
+    from unix_cxr.preparation.inspection_page import check_page, write_page
 
+    check_page(out)
     options = typed(pairs("--option", option))
     if column:
         options["columns"] = pairs("--column", column)

@@ -72,7 +72,8 @@ def _tags() -> list[Any]:
     from pydicom.tag import Tag
 
     overlays = [(0x6000 + 2 * number << 16) + 0x0102 for number in range(OVERLAYS)]
-    return [Tag(element) for element in (*KEYWORDS, *overlays)]
+    elements: list[Any] = [*KEYWORDS, *overlays]
+    return [Tag(element) for element in elements]
 
 
 def read_dataset(dataset: Any, name: str, max_pixels: int, window: int) -> Decoded:  # noqa: ANN401

@@ -15,12 +15,30 @@ _LABELS: Final = 60
 _GROUPS: Final = 12
 
 
+def check_page(path: str | Path) -> None:
+    """Refuse a page that could not be written, before a corpus is read for it.
+
+    Raises:
+        IsADirectoryError: the path is a folder.
+        NotADirectoryError: a folder above it is a file.
+    """
+    page = Path(path)
+    if page.is_dir():
+        raise IsADirectoryError(
+            f"{page} is a folder; give the page's file, {page / 'inspect.html'}"
+        )
+    in_the_way = [folder for folder in page.parents if folder.is_file()]
+    if in_the_way:
+        raise NotADirectoryError(f"{in_the_way[0]} is a file; give a folder for the page")
+
+
 def write_page(inspection: Inspection, path: str | Path) -> None:
     """Write the inspection as one self-contained HTML page.
 
     Raises:
         OSError: the file cannot be written.
     """
+    check_page(path)
     summary = inspection.summary()
     page = _template().render(
         inspection=inspection,

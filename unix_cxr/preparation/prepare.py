@@ -78,11 +78,15 @@ def prepare(
 
     Raises:
         FileExistsError: the folder is prepared already, from something else.
+        NotADirectoryError: the folder, or one above it, is a file.
         ValueError: a study cannot be read or has no split, a patient is in two, the source is
             empty, or an unfinished run of other settings left its journal.
         OSError: the disk is full; finished shards stay and the same call goes on.
     """
     folder = Path(out)
+    in_the_way = [path for path in (folder, *folder.parents) if path.is_file()]
+    if in_the_way:
+        raise NotADirectoryError(f"{in_the_way[0]} is a file; give the folder to make as --out")
     cachers = load_cachers(settings, torch.device(device))
     identity: dict[str, Any] = {
         "source": source.name,

@@ -64,7 +64,10 @@ class RowMaker:
             pixels = load_xray(study.image).pixels
         except (ValueError, OSError) as error:
             if self.settings.on_bad == "raise":
-                raise type(error)(f"study {study.study_id}: {error}") from error
+                raise type(error)(
+                    f"study {study.study_id}: {error} (--on-bad count lists such images and leaves "
+                    "them out)"
+                ) from error
             return LeftOut(study.study_id, "unreadable image", str(error))
         refused = set(picture_problems(pixels)) & set(self.settings.refuse_pictures)
         if refused:

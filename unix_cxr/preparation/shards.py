@@ -44,7 +44,8 @@ class Journal:
 
     Args:
         folder: the prepared folder.
-        identity: of source and settings; a journal of another one is refused.
+        identity: of source and settings; a journal of another one that finished a shard is
+            refused.
 
     Raises:
         ValueError: the folder holds a journal of other settings or another source.
@@ -61,13 +62,13 @@ class Journal:
             append_line(self.path, head)
             return
         lines = self.path.read_text(encoding="utf-8").split("\n")
-        if lines[0] != head:
+        # what follows the last newline was cut off when the run was killed
+        whole = lines[1:-1]
+        if lines[0] != head and whole:
             raise ValueError(
                 f"{self.path} belongs to another source, other settings or another version; give "
                 f"the same ones, another --out, or remove {folder}"
             )
-        # what follows the last newline was cut off when the run was killed
-        whole = lines[1:-1]
         self.finished = [_finished(folder, line) for line in whole]
         self.path.write_text("\n".join([head, *whole, ""]), encoding="utf-8")
 

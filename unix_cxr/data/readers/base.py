@@ -138,7 +138,10 @@ class Reader(ABC):
             except (ValueError, FileNotFoundError) as error:
                 if self._on_bad_row == "raise":
                     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-                    raise kind(f"{place(str(row.file), row.line)}: {error}") from error
+                    raise kind(
+                        f"{place(str(row.file), row.line)}: {error} (on_bad_row 'count', --on-bad "
+                        "count of `data prepare`, lists such rows and passes them over)"
+                    ) from error
                 problems.append(RowProblem(str(row.file), row.line, str(error)))
             else:
                 yield study

@@ -106,6 +106,8 @@ def require_columns(path: Path, present: Sequence[str], required: Sequence[str])
         ValueError: a column is missing.
     """
     missing = [name for name in required if name not in present]
+    if missing and not present:
+        raise ValueError(f"{path} is empty; its first line must name the columns {missing}")
     if missing:
         raise ValueError(f"{path} lacks the columns {missing}; it has {list(present)}")
 
