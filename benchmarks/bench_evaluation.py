@@ -285,12 +285,11 @@ def cheats(options: argparse.Namespace) -> dict[str, Any]:
             found[name] = {r.name: r for r in results if not r.name.endswith("/ceiling")}
             caught[name] = catching(found[HONEST], found[name])
             print(f"{name}: caught by {', '.join(caught[name]) or 'nothing'}", flush=True)
-    honest = (HONEST, CONTROL, DRAWN)
+    everything = {"real": real, "train": rest, **sets}
     tree = {
-        "counts": {
-            name: len(xrays) for name, xrays in {"real": real, "train": rest, **sets}.items()
-        },
-        "let_through": [name for name in caught if name not in honest and not caught[name]],
+        "counts": {name: len(xrays) for name, xrays in everything.items()},
+        "seconds_of_processor": round(time.process_time()),
+        "let_through": let_through(caught),
         "sets": {name: stored(found[name], caught[name]) for name in found},
     }
     print(table(tree))

@@ -133,7 +133,7 @@ def rouge_metric() -> CorpusMetric:
 
 
 def _character_grams(text: str, order: int) -> Counter[str]:
-    return Counter(text[start : start + order] for start in range(len(text) - order + 1))
+    return Counter([text[start : start + order] for start in range(len(text) - order + 1)])
 
 
 def _needed(module: str, metric: str) -> ModuleType:
