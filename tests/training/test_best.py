@@ -107,6 +107,21 @@ def test_a_best_step_that_no_checkpoint_knows_is_found_again(tmp_path: Path) -> 
     assert_same(again.best.load(), load_file(tmp_path / "best-00000002" / "weights.safetensors"))
 
 
+def test_an_older_checkpoint_still_has_its_best_step(tmp_path: Path) -> None:
+    """The newest checkpoint calls step 4 the best and is damaged; the one before it says step 2."""
+    changes = BEST | {"checkpoint_every": 3}
+    with pytest.raises(StoppedError):
+        trainer(tmp_path, StoppingTurning(7), **changes).run()
+    (checkpoints(tmp_path)[-1] / "weights.safetensors").write_bytes(b"")
+    again = trainer(tmp_path, Turning(), **changes)
+    assert again.restore()
+    assert again.best.best is not None
+    assert (again.step, again.best.best.step) == (3, 2)
+    assert again.best.load().keys() == again.learning.keys()
+    again.run()
+    assert [path.name for path in tmp_path.glob("best-*")] == ["best-00000004"]
+
+
 def test_a_finished_stage_exports_its_best_step_again(tmp_path: Path) -> None:
     first = trainer(tmp_path, Turning(), **BEST)
     losses = first.run()

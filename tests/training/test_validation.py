@@ -1,5 +1,6 @@
 """Looking at a stage: losses by time, and nothing of the training is disturbed by it."""
 
+import functools
 import json
 import random
 from dataclasses import dataclass
@@ -85,10 +86,18 @@ def test_processes_together_validate_what_one_does() -> None:
     weighted = {"velocity": 1.0, "other": 0.5}
     whole = dev_losses(squares, timed_batches(), weighted, ALONE)
     kept: list[Tensor] = []
+    seen: list[list[float]] = [[], []]
+
+    def squares_seen(batch: Timed, rank: int) -> dict[str, LossTerm]:
+        seen[rank] += batch.values.tolist()
+        return squares(batch)
+
     for rank in range(2):
         half: Any = Half(rank, 2, torch.device("cpu"), kept)
-        found = dev_losses(squares, timed_batches(), weighted, half)
+        terms_of = functools.partial(squares_seen, rank=rank)
+        found = dev_losses(terms_of, timed_batches(), weighted, half)
     assert found == whole
+    assert [sorted(values) for values in seen] == [[1, 2, 3], [4, 5, 6]]  # each its share
 
 
 def test_what_is_drawn_while_looking_leaves_no_trace() -> None:
