@@ -107,10 +107,40 @@ def test_reports_are_written_once(pipeline, data, tmp_path):
     first = write_reports(pipeline, data, path, OPTIONS)
     assert set(first) == set(data.ids)
     lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join([*lines[:5], '{"id": "d9", "te']), encoding="utf-8")
     path.write_text("\n".join(lines[:5]) + "\n", encoding="utf-8")
     assert write_reports(pipeline, data, path, OPTIONS) == first
     assert len(path.read_text(encoding="utf-8").splitlines()) == len(data)
+    # killed in the middle of a line, and of a letter
+    path.write_bytes("\n".join([*lines[:5], '{"id": "d9", "text": "é']).encode()[:-1])
+    assert write_reports(pipeline, data, path, OPTIONS) == first
+    assert path.read_text(encoding="utf-8", errors="replace").splitlines()[:5] == lines[:5]
+    path.write_text('{"image": "a", "report": "b"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"predictions\.jsonl holds .* no report of ours; use"):
+        write_reports(pipeline, data, path, OPTIONS)
+
+
+def test_drawing_that_was_killed_goes_on(pipeline, data, tmp_path, monkeypatch):
+    whole = draw_texts(pipeline, data, tmp_path / "whole", OPTIONS.drawing)
+    draw, calls = type(pipeline).__call__, []
+
+    def dying(self, *arguments, **settings):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return draw(self, *arguments, **settings)
+
+    monkeypatch.setattr(type(pipeline), "__call__", dying)
+    with pytest.raises(KeyboardInterrupt):
+        draw_texts(pipeline, data, tmp_path / "killed", OPTIONS.drawing)
+    there = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed/drawn").iterdir()}
+    assert len(there) == 8
+    calls.clear()
+    calls.extend([1] * 3)
+    again = draw_texts(pipeline, data, tmp_path / "killed", OPTIONS.drawing)
+    assert len(calls) == 3 + 2  # the 6 that were left, 4 at once
+    assert all(path.stat().st_mtime_ns == then for path, then in there.items())
+    for one, other in zip(whole, again, strict=True):
+        assert np.abs(read(one.image)[0].astype(int) - read(other.image)[0].astype(int)).max() <= 1
 
 
 def test_a_model_is_measured_whole(pipeline, data, tmp_path):

@@ -199,6 +199,7 @@ def write_reports(
     todo = [one for one in data if one.id not in reports]
     path.parent.mkdir(parents=True, exist_ok=True)
     if process_index() == 0:
+        _end_last_line(path)
         starts = range(0, len(todo), options.batch_size)
         for start in tqdm(starts, desc="writing reports", unit="batch", disable=None):
             batch = todo[start : start + options.batch_size]
@@ -212,15 +213,23 @@ def write_reports(
     return {one.id: reports[one.id] for one in data}
 
 
+def _end_last_line(path: Path) -> None:
+    """A line that was cut off when a run was killed stays alone."""
+    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+        append_line(path, "")
+
+
 def _written_before(path: Path) -> dict[str, str]:
     reports: dict[str, str] = {}
     if not path.is_file():
         return reports
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:
-            continue  # the last line of a run that was killed while it wrote
+            continue  # a line of a run that was killed while it wrote
+        if not isinstance(row, dict) or not {"id", "text"} <= set(row):
+            raise ValueError(f"{path} holds {line[:80]!r}, no report of ours; use another folder")
         reports[row["id"]] = row["text"]
     return reports
 
