@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unix_cxr.training import networks as networks_module
 from unix_cxr.training.networks import Networks
 from unix_cxr.training.recipe import RecipeRun, run_recipe
 from unix_cxr.training.settings import Recipe, load_recipe, parse_recipe
@@ -175,11 +176,13 @@ def test_the_generation_layers_begin_as_copies(make_recipe: MakeRecipe, tmp_path
 
 
 def test_a_recipe_says_what_it_begins_from(
-    make_recipe: MakeRecipe, films: Path, tmp_path: Path
+    make_recipe: MakeRecipe, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_recipe(parse_recipe(tree(films), "tiny"), tmp_path / "first")
     pipeline = tmp_path / "first" / "pipeline"
     recipe = make_recipe(begins_from=str(pipeline))
+    for name in ("load_model_weights", "load_vae_weights"):
+        monkeypatch.setattr(networks_module, name, lambda *_: pytest.fail("weights were read"))
     dry = run_recipe(recipe, tmp_path / "out", dry_run=True)
     assert dry.random_parts == ()
     assert all(entry.learning.new == 0 for entry in dry.plan)
