@@ -46,7 +46,7 @@ def test_operations_are_those_that_torch_counts_over_the_whole_batch(
     make_recipe: MakeRecipe, tmp_path: Path, name: str
 ) -> None:
     # bfloat16, in which a CPU's attention is made of products that torch's counter sees
-    recipe = make_recipe(**{name: {"precision": "bfloat16"}})
+    recipe = make_recipe(**{name: {"precision": "bfloat16", "accumulation": 2}})
     run, costs = costs_of(recipe, tmp_path, name)
     stage = recipe.stage(name)
     task = run.task(stage, run.data.few(16))

@@ -70,7 +70,11 @@ def run(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     settings = load_recipe(recipe, set_ or [])
     folder = out or Path("runs") / settings.name
-    where = {"device": resolve_device(device), "stages": stage, "init_from": init_from}
+    where: dict[str, Any] = {
+        "device": resolve_device(device),
+        "stages": stage,
+        "init_from": init_from,
+    }
     if overfit_one_batch:
         _check(settings, overfit_steps, where, as_json=json)
         return

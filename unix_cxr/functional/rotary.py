@@ -14,5 +14,9 @@ def rotate(
     repeated).
     """
     first, second = heads.chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return heads * cos[:, None] + turned * sin[:, None]
+    (cos_first, cos_second), (sin_first, sin_second) = (
+        table[:, None].chunk(2, dim=-1) for table in (cos, sin)
+    )
+    return torch.cat(
+        [first * cos_first - second * sin_first, second * cos_second + first * sin_second], dim=-1
+    )

@@ -169,25 +169,29 @@ class JointBlock(nn.Module):
         """
         theirs = _project(understanding.self_attn, understanding.input_layernorm(block.boundary))
         ours = _project(self.attention, self.attention_norm(block.latents))
-        query = _between(theirs.query, ours.query)
-        factor = surroundings.understanding_gradient
-        offered = LayerContext(
-            keys=rotate(
-                _between(scale_gradient(theirs.key, factor), ours.key), *surroundings.rotary
-            ),
-            values=_between(scale_gradient(theirs.value, factor), ours.value),
+        factor, rotary = surroundings.understanding_gradient, surroundings.rotary
+        # one copy each: what lies before, BOI, the latents, EOI
+        keys = _in_order(
+            context.keys,
+            rotate(scale_gradient(theirs.key, factor), *rotary),
+            rotate(ours.key, *rotary),
         )
+        values = _in_order(context.values, scale_gradient(theirs.value, factor), ours.value)
         attended = F.scaled_dot_product_attention(
-            rotate(query, *surroundings.rotary),
-            torch.cat([context.keys, offered.keys], dim=2),
-            torch.cat([context.values, offered.values], dim=2),
+            rotate(_in_order(None, theirs.query, ours.query), *rotary),
+            keys,
+            values,
             attn_mask=surroundings.mask,
             enable_gqa=self.groups > 1,
         )
+        before = context.keys.shape[2]
+        offered = LayerContext(keys=keys[:, :, before:], values=values[:, :, before:])
         attended = rearrange(attended, "b h n e -> b n (h e)")
-        boundary_part = torch.cat([attended[:, :1], attended[:, -1:]], dim=1)
+        # split, not sliced: the gradient of each slice would be as large as the whole
+        begin, between, end = attended.split([1, block.latents.shape[1], 1], dim=1)
+        boundary_part = torch.cat([begin, end], dim=1)
 
-        latents = block.latents + self.attention.o_proj(attended[:, 1:-1])
+        latents = block.latents + self.attention.o_proj(between)
         latents = latents + self.mlp(self.mlp_norm(latents))
         boundary = block.boundary + understanding.self_attn.o_proj(boundary_part)
         boundary = boundary + understanding.mlp(understanding.post_attention_layernorm(boundary))
@@ -212,8 +216,12 @@ def _project(attention: Attention, x: Float[Tensor, "b n d"]) -> _Projected:
     )
 
 
-def _between(
-    boundary: Float[Tensor, "b h 2 e"], latents: Float[Tensor, "b h n e"]
+def _in_order(
+    context: Float[Tensor, "b h k e"] | None,
+    boundary: Float[Tensor, "b h 2 e"],
+    latents: Float[Tensor, "b h n e"],
 ) -> Float[Tensor, "b h m e"]:
-    """[BOI, latents, EOI] along the tokens."""
-    return torch.cat([boundary[:, :, :1], latents, boundary[:, :, 1:]], dim=2)
+    """[context, BOI, latents, EOI] along the tokens."""
+    begin, end = boundary.split(1, dim=2)
+    parts = [begin, latents, end]
+    return torch.cat(parts if context is None else [context, *parts], dim=2)

@@ -198,7 +198,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
         self.live = 0
         self.peak = 0
         self._known: set[int] = set()

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
@@ -128,7 +128,7 @@ class LossScale:
         """The loss whose gradient is taken."""
         return loss if self.value == 1 else loss * self.value
 
-    def down(self, gradients: Sequence[Tensor]) -> None:
+    def down(self, gradients: list[Tensor]) -> None:
         """Divide the gradients again, in place."""
         if self.value != 1:
             torch._foreach_mul_(gradients, 1 / self.value)

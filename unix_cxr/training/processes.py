@@ -26,7 +26,16 @@ class Processes:
 
     @classmethod
     def find(cls, device: torch.device) -> "Processes":
-        """This process alone, or the group that torchrun has started (`WORLD_SIZE` above 1)."""
+        """This process alone, or the group that torchrun has started (`WORLD_SIZE` above 1).
+
+        Raises:
+            ValueError: accelerate was told to shard.
+        """
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in {"1", "true", "yes"}:
+            raise ValueError(
+                "FSDP is not supported; start with torchrun, or with accelerate launch "
+                "--config_file recipes/accelerate/ddp.yaml"
+            )
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls(0, 1, device)
         from accelerate import PartialState
