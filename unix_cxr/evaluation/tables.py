@@ -18,7 +18,8 @@ def csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, 
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), start=1):
-                more, fewer = row.pop(None, None), None in row.values()  # type: ignore[call-overload]  # csv puts what is left over there
+                # csv puts what is left over under None, and None where a cell is missing
+                more, fewer = row.pop(None, None), None in row.values()
                 if more or fewer:
                     raise ValueError(
                         f"{path}, row {number}: {'more' if more else 'fewer'} cells than the "

@@ -185,7 +185,7 @@ def train_network(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = LabelNetwork(training.config(), labels.shape[1])
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
     optimizer = torch.optim.AdamW(
         [one for name, one in network.named_parameters() if not name.startswith("body.head")],
         lr=training.learning_rate,
@@ -212,7 +212,8 @@ def train_network(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return network.eval()
+    network.eval()
+    return network
 
 
 def _batches(
