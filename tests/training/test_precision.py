@@ -128,7 +128,7 @@ class _Overflowing(nn.Module):
 def test_an_overflow_takes_no_step_and_tries_a_smaller_scale(tmp_path: Path) -> None:
     one = trainer(tmp_path)
     one.scale = LossScale(65536.0)
-    layers: Any = one.objective.model  # type: ignore[assignment]
+    layers: Any = one.objective.model
     layers[3] = _Overflowing(layers[3], 30_000.0)
     before = weights(one)
     first = one._step(PointSource().batch(0))
@@ -144,7 +144,7 @@ def test_an_overflow_at_the_smallest_scale_stops_the_run(tmp_path: Path) -> None
     one = trainer(tmp_path)
     tmp_path.mkdir(exist_ok=True)
     one.scale = LossScale(2.0)
-    layers: Any = one.objective.model  # type: ignore[assignment]
+    layers: Any = one.objective.model
     layers[3] = _Overflowing(layers[3], 0.0)
     with pytest.raises(FloatingPointError, match="gradients are not finite"):
         one._step(PointSource().batch(0))
@@ -247,6 +247,6 @@ def test_a_compiled_objective_learns_what_a_plain_one_does(tmp_path: Path) -> No
     plain, compiled = trainer(tmp_path / "plain"), trainer(tmp_path / "compiled", compile=True)
     plain.run()
     compiled.run()
-    assert compiled.objective._compiled_call_impl is not None  # type: ignore[union-attr]
+    assert compiled.objective._compiled_call_impl is not None
     for name, value in weights(plain).items():
         assert_close("compile.weights", weights(compiled)[name], value)

@@ -13,6 +13,7 @@ from unix_cxr.cli import app
 from unix_cxr.training import trials as trials_module
 from unix_cxr.training.generation import GenerationObjective
 from unix_cxr.training.losses import LossTerm
+from unix_cxr.training.recipe import RecipeRun
 from unix_cxr.training.self_check import GOALS, Goal, StageCheck, check_recipe
 from unix_cxr.training.settings import Recipe
 from unix_cxr.training.understanding import UnderstandingObjective
@@ -97,7 +98,7 @@ def test_a_gradient_of_the_head_alone_fails(
 
 def test_weights_are_put_back(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
-    made = trials_module.RecipeRun
+    made = RecipeRun
 
     def noted(*arguments: Any) -> Any:
         runs.append(made(*arguments))
