@@ -15,6 +15,7 @@ _LEFT: Final = 70
 _RIGHT: Final = 14
 _TOP: Final = 46
 _BOTTOM: Final = 34
+_ROW: Final = 16
 _TICKS: Final = 4
 _BINS: Final = 240
 _FEW: Final = 40
@@ -52,11 +53,19 @@ class Mark:
     about: str
 
 
-def lines_chart(title: str, lines: Sequence[Line], marks: Sequence[Mark] = ()) -> Markup:
+def lines_chart(
+    title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), until: float = 1.0
+) -> Markup:
     """Curves over the steps; where they span more than 30 times, the scale is logarithmic.
 
     Values that are not finite are left out, and long curves are thinned so that their extremes
     stay. Empty where no curve has a point.
+
+    Args:
+        title: written above.
+        lines: the curves; those without a point are left out.
+        marks: steps at which something happened.
+        until: the step that the picture reaches at least.
     """
     drawn = [
         Line(line.name, thinned(_finite(line.points)), line.broken)
@@ -65,7 +74,9 @@ def lines_chart(title: str, lines: Sequence[Line], marks: Sequence[Mark] = ()) -
     ]
     if not drawn:
         return Markup("")
-    frame = _Frame.of([point for line in drawn for point in line.points])
+    legend, rows = _legend(drawn)
+    points = [point for line in drawn for point in line.points]
+    frame = _Frame.of(points, until, _TOP + _ROW * (rows - 1))
     parts = [
         Markup('<figure><svg viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
             _WIDTH, _HEIGHT, title
@@ -74,7 +85,7 @@ def lines_chart(title: str, lines: Sequence[Line], marks: Sequence[Mark] = ()) -
         *_grid(frame),
         *(_mark(mark, frame) for mark in marks if frame.left <= mark.step <= frame.right),
         *(_curve(line, number, frame) for number, line in enumerate(drawn)),
-        *_legend(drawn),
+        *legend,
         Markup("</svg></figure>"),
     ]
     return Markup("").join(parts)
@@ -109,16 +120,17 @@ class _Frame:
     bottom: float
     top: float
     logarithmic: bool
+    ceiling: float
 
     @classmethod
-    def of(cls, points: Points) -> "_Frame":
+    def of(cls, points: Points, until: float, ceiling: float) -> "_Frame":
         xs, ys = [x for x, _ in points], [y for _, y in points]
         low, high = min(ys), max(ys)
         logarithmic = low > 0 and math.log10(high / low) > _DECADES
         if not logarithmic:
             room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
             low, high = (max(0.0, low - room) if low >= 0 else low - room), high + room
-        return cls(min(0.0, *xs), max(*xs, 1.0), low, high, logarithmic)
+        return cls(min(0.0, *xs), max(*xs, until), low, high, logarithmic, ceiling)
 
     def x(self, value: float) -> float:
         share = (value - self.left) / (self.right - self.left)
@@ -129,7 +141,7 @@ class _Frame:
         if self.logarithmic:
             low, high, at = math.log(low), math.log(high), math.log(at)
         share = (at - low) / ((high - low) or 1)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - self.ceiling - _BOTTOM)
 
     def values(self) -> list[float]:
         """Of the horizontal lines."""
@@ -156,7 +168,7 @@ def _mark(mark: Mark, frame: _Frame) -> Markup:
     x = f"{frame.x(mark.step):.1f}"
     return Markup(
         '<line x1="{}" y1="{}" x2="{}" y2="{}" class="mark"><title>{}</title></line>'
-    ).format(x, _TOP, x, _HEIGHT - _BOTTOM, mark.about)
+    ).format(x, frame.ceiling, x, _HEIGHT - _BOTTOM, mark.about)
 
 
 def _curve(line: Line, number: int, frame: _Frame) -> Markup:
@@ -174,16 +186,22 @@ def _curve(line: Line, number: int, frame: _Frame) -> Markup:
     return Markup("").join([curve, *dots])
 
 
-def _legend(lines: Sequence[Line]) -> list[Markup]:
-    parts, at = [], float(_LEFT)
+def _legend(lines: Sequence[Line]) -> tuple[list[Markup], int]:
+    """Names and last values, in as many rows as they need."""
+    parts: list[Markup] = []
+    at, row = float(_LEFT), 0
     for number, line in enumerate(lines):
         last = short(line.points[-1][1])
         words = f"{line.name} {last}"
         colour = f"c{number % _COLOURS}{' broken' if line.broken else ''}"
-        parts.append(_line(at, 31, at + 14, 31, f"curve {colour}"))
-        parts.append(_text(at + 18, 35, words, "start"))
-        at += 34 + 7.2 * len(words)
-    return parts
+        width = 34 + 7.2 * len(words)
+        if at > _LEFT and at + width > _WIDTH:
+            at, row = float(_LEFT), row + 1
+        y = 31 + _ROW * row
+        parts.append(_line(at, y, at + 14, y, f"curve {colour}"))
+        parts.append(_text(at + 18, y + 4, words, "start"))
+        at += width
+    return parts, row + 1
 
 
 def _line(x: float, y: float, x_end: float, y_end: float, kind: str) -> Markup:

@@ -164,35 +164,32 @@ def _charts(stage: StageRecord) -> Iterable[Markup]:
         for event in stage.events
         if event.get("event") in _MARKED
     ][-_MARKS:]
+    for title, lines in _curves(stage):
+        yield lines_chart(title, lines, marks, until=max(1, stage.step))
+
+
+def _curves(stage: StageRecord) -> Iterable[tuple[str, list[Line]]]:
+    """Titles of the charts with their curves; a curve without points is left out later."""
     keys = list(dict.fromkeys(key for row in stage.rows for key in row))
     timed = [key for key in keys if "_t0." in key]
     norms = [key for key in keys if key.split("_")[0] == "norm"]
     plain = [k for k in keys if k not in _NO_LOSS and k not in (*timed, *norms, *_MEASURES)]
     for name in dict.fromkeys(key.removeprefix("dev_") for key in plain):
         lines = [_line(stage, name, "train"), _line(stage, f"dev_{name}", "dev", broken=True)]
-        yield lines_chart(f"loss: {name}", lines, marks)
-    yield lines_chart(
-        "dev velocity by time (0 is data, 1 is noise)",
-        [_line(stage, key, key.rpartition("_t")[2]) for key in timed],
-        marks,
-    )
+        yield ("weighted sum of the losses" if name == "loss" else f"loss: {name}"), lines
+    by_time = [_line(stage, key, key.rpartition("_t")[2]) for key in timed]
+    yield "dev velocity by time (0 is data, 1 is noise)", by_time
     for key, title in _MEASURES.items():
-        yield lines_chart(title, [_line(stage, key, key)], marks)
-    yield lines_chart(
-        "gradient norms before clipping",
-        [_line(stage, key, key.removeprefix("norm_")) for key in norms],
-        marks,
-    )
-    yield lines_chart("learning rate", [_line(stage, "learning_rate", "learning rate")], marks)
-    yield lines_chart(
-        "speed",
-        [_line(stage, key, key) for key in ("samples_per_second", "tokens_per_second")],
-        marks,
-    )
-    yield lines_chart(
+        yield title, [_line(stage, key, key)]
+    named = [_line(stage, key, key.removeprefix("norm_")) for key in norms]
+    yield "gradient norms before clipping", named
+    yield "learning rate", [_line(stage, "learning_rate", "learning rate")]
+    speeds = ("samples_per_second", "tokens_per_second")
+    yield "speed", [_line(stage, key, key) for key in speeds]
+    shares = ("gemm_share", "waiting_share")
+    yield (
         "shares: of the machine's peak, of the time spent waiting for data",
-        [_line(stage, key, key) for key in ("gemm_share", "waiting_share")],
-        marks,
+        [_line(stage, key, key) for key in shares],
     )
 
 
