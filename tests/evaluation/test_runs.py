@@ -27,7 +27,8 @@ from unix_cxr.evaluation.imaging.features import Extraction
 from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
 from unix_cxr.evaluation.imaging.suite import ImageOptions, Judges, evaluate_images
 from unix_cxr.evaluation.page.charts import Bar, Point, bar_chart, curve_chart
-from unix_cxr.evaluation.page.pages import render_page
+from unix_cxr.evaluation.page.markdown import markdown_table
+from unix_cxr.evaluation.page.pages import render_page, short
 from unix_cxr.evaluation.page.sections import image_sections
 from unix_cxr.evaluation.plugins import installed_metrics
 from unix_cxr.evaluation.protocols import STRICT
@@ -224,6 +225,29 @@ def test_a_run_is_written_and_read_again(evaluation, tmp_path):
     (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match="is not a run of format 1"):
         read_run(tmp_path)
+
+
+def test_the_page_and_the_table_show_the_ceiling_beside_each_number(evaluation, tmp_path):
+    write_run(tmp_path, make_run(evaluation))
+    by_name = {result.name: result for result in evaluation.results}
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    for name in ("fd", "near_train/pixels", "auroc/use/drawn", "auroc/use_network/drawn"):
+        row = re.search(rf"<tr>(?:(?!</tr>).)*>{re.escape(name)}<.*?</tr>", page, re.DOTALL)[0]
+        assert f">{short(by_name[name + '/ceiling'].value)}<" in row, name
+    lines = call("evaluate", "table", tmp_path).output.splitlines()
+    rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+    assert {"fd", "near_train/halves", "auroc/use_network/gain"} <= set(rows)
+    own, other = by_name["fd"], by_name["fd/ceiling"]
+    cells = [cell.strip() for cell in rows["fd"].strip("|").split("|")]
+    assert cells[1] == f"{own.value:.3g} ({own.interval.low:.3g} to {own.interval.high:.3g})"
+    assert cells[2].startswith(f"{other.value:.3g} (")
+    assert cells[3:] == ["less", "28"]
+    some = markdown_table(tmp_path, ["near_train/*"]).splitlines()
+    assert len(some) == 4 + 4
+    with pytest.raises(ValueError, match=r"no metric of .*metrics\.json fits 'fid'; it holds fd"):
+        markdown_table(tmp_path, ["fid"])
+    with pytest.raises(FileNotFoundError, match=r"has no metrics\.json"):
+        markdown_table(tmp_path / "gone")
 
 
 def test_without_pyarrow_the_remedy_comes_before_the_work(monkeypatch):

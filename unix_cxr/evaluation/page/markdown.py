@@ -15,7 +15,7 @@ MAIN: Final = (
     *("auroc/use/gain", "auroc/use_network/real", "auroc/use_network/drawn"),
     *("auroc/use_network/both", "auroc/use_network/gain", "alignment/wins", "oracle/f1"),
     *("oracle/side", "bleu_4", "chrf", "rouge_l", "micro_f1_14/uncertain_positive"),
-    *("macro_f1_14/uncertain_positive", "auroc/probe", "auroc/zero_shot"),
+    *("macro_f1_14/uncertain_positive", "auroc/probe/masked_0", "auroc/zero_shot/*"),
 )
 """What a reader wants first; the rest is on the page and in metrics.json."""
 _BETTER: Final = {True: "more", False: "less", None: ""}

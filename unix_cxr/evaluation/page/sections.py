@@ -1,6 +1,6 @@
 """What the pages of reports, images and models show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -170,7 +170,7 @@ def image_sections(evaluation: ImageEvaluation) -> list[Section]:
             pictures, tables = _close_pairs(evaluation) if title == "Privacy" else ((), ())
             rows = result_rows(mine, ceilings)
             sections.append(Section(title, about, rows, charts, pictures, tables))
-    sections += _finding_sections(left)
+    sections += _finding_sections(left, ceilings)
     sections.append(_contact_sheets(evaluation))
     if evaluation.notes:
         lines = tuple((note,) for note in evaluation.notes)
@@ -178,7 +178,9 @@ def image_sections(evaluation: ImageEvaluation) -> list[Section]:
     return sections
 
 
-def _finding_sections(results: Sequence[MetricResult]) -> list[Section]:
+def _finding_sections(
+    results: Sequence[MetricResult], ceilings: Mapping[str, MetricResult]
+) -> list[Section]:
     """Areas of probes first, then fidelity by finding, then what plug-ins gave."""
     areas = [one for one in results if one.name.startswith(("auroc/", "auprc/"))]
     by_finding = [one for one in results if one not in areas and "/" in one.name]
@@ -187,17 +189,17 @@ def _finding_sections(results: Sequence[MetricResult]) -> list[Section]:
     if areas:
         about = (
             "Probes on frozen features: label_agreement learned from real X-rays and looks at "
-            "drawn ones; use learned from real, drawn or both and is tested on real ones. "
-            "metrics.json has the AUPRC too."
+            "drawn ones; use learned from real, drawn or both and is tested on real ones, and so "
+            "do whole networks (use_network). metrics.json has the AUPRC too."
         )
         shown = [one for one in areas if one.name.startswith("auroc/")]
-        sections.append(Section("Labels and use", about, result_rows(shown)))
+        sections.append(Section("Labels and use", about, result_rows(shown, ceilings)))
     if by_finding:
         coverage = [one for one in by_finding if one.name.startswith("coverage/")]
         charts = (bars_of("Coverage of each finding", coverage),) if coverage else ()
-        sections.append(Section("By finding", "", result_rows(by_finding), charts))
+        sections.append(Section("By finding", "", result_rows(by_finding, ceilings), charts))
     if other:
-        sections.append(Section("Other metrics", "", result_rows(other)))
+        sections.append(Section("Other metrics", "", result_rows(other, ceilings)))
     return sections
 
 
