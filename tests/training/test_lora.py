@@ -77,7 +77,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     [
         ("gen", {"dev_velocity"}),
         pytest.param("und", {"dev_cross_entropy"}, marks=pytest.mark.slow),
-        ("both", {"dev_velocity", "dev_cross_entropy"}),
+        ("both", {"dev_velocity", "dev_cross_entropy", "dev_loss"}),
     ],
 )
 def test_a_preset_learns_what_it_says(
