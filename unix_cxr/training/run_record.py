@@ -104,7 +104,7 @@ def read_run(folder: str | Path) -> RunRecord:
     known = _read_json(folder / RUN) or {}
     recipe = known.get("recipe") or {}
     settings = {stage["name"]: stage for stage in recipe.get("stages", ())}
-    found = [path.parent.name for path in sorted(folder.glob(f"*/{LOG}"))]
+    found = sorted({path.parent.name for log in (LOG, EVENTS) for path in folder.glob(f"*/{log}")})
     names = [*settings, *(name for name in found if name not in settings)]
     if not names:
         raise FileNotFoundError(
