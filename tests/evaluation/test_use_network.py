@@ -9,6 +9,7 @@ from tests.evaluation.phantoms import phantoms
 from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
 from unix_cxr.evaluation.reading import use_network
+from unix_cxr.evaluation.reading.use import HeldOut, use_results
 from unix_cxr.evaluation.reading.use_network import (
     NetworkTraining,
     measure_use_network,
@@ -52,6 +53,21 @@ def test_networks_learn_what_they_are_given(sets):
     assert gain.interval.low < gain.value < gain.interval.high
     assert "trained_on:120" in found["auroc/use_network/both/Normal"].signature
     assert "bootstrap by patient" in both.interval.method
+
+
+def test_the_gain_is_paired():
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.rand(40, 1, generator=generator) < 0.5
+    ids = tuple(map(str, range(40)))
+    tested = HeldOut("use", ["a"], wanted, ids, tuple(str(row // 2) for row in range(40)), {})
+    logits = {
+        source: wanted + share * torch.randn(40, 1, generator=generator)
+        for source, share in (("real", 1.0), ("drawn", 2.0), ("both", 0.8))
+    }
+    found = by_name(use_results(tested, logits, dict.fromkeys(logits, 40), Resampling(60)))
+    both, real = found["auroc/use/both"], found["auroc/use/real"]
+    assert real.replicates.std() > 0.01
+    assert torch.equal(found["auroc/use/gain"].replicates, both.replicates - real.replicates)
 
 
 def test_all_of_the_network_learns_and_the_same_call_gives_the_same(sets):

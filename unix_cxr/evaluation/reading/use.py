@@ -53,7 +53,7 @@ def measure_use(
         labels = torch.cat([label_table(found, names) for _, found in sets])
         logits[source] = fit_probe(features, labels)(test[0].features)
         counts[source] = len(features)
-    tested = Tested(
+    tested = HeldOut(
         "use",
         names,
         label_table(test[1], names),
@@ -65,7 +65,7 @@ def measure_use(
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class HeldOut:
     """What learners are tested on.
 
     Args:
@@ -86,7 +86,7 @@ class Tested:
 
 
 def use_results(
-    tested: Tested,
+    tested: HeldOut,
     logits: Mapping[str, Float[Tensor, "n l"]],
     counts: Mapping[str, int],
     resampling: Resampling,

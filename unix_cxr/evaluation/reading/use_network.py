@@ -21,7 +21,7 @@ from unix_cxr.evaluation.classifier_training import augment
 from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.imaging.image_sets import ImageSet
 from unix_cxr.evaluation.reading.probe import label_table, learnable
-from unix_cxr.evaluation.reading.use import Tested, use_results
+from unix_cxr.evaluation.reading.use import HeldOut, use_results
 from unix_cxr.evaluation.results import MetricResult, content_mark
 from unix_cxr.functional.images import resize_and_pad
 
@@ -133,7 +133,7 @@ def measure_use_network(
         labels = torch.cat([tables[role] for role in roles])
         network = train_network(images, labels, training, f"learning from {source}")
         logits[source], counts[source] = _look(network, looked_at), len(images)
-    tested = Tested(
+    tested = HeldOut(
         "use_network",
         names,
         label_table([one.labels for one in test], names),
