@@ -204,7 +204,7 @@ def test_memory_is_what_the_process_takes(
             check=True,
             env=environment,
             capture_output=True,
-            timeout=500,
+            timeout=900,
         )
         found[what] = int(ran.stdout.split()[-1])
     assert 0.75 < found["measure"] / found["estimate"] < 1.33
