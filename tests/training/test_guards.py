@@ -241,7 +241,10 @@ def test_a_sample_that_only_another_process_cannot_read_stops_this_one_too(tmp_p
 _KILLED = """
 import sys
 from pathlib import Path
+import torch
 from tests.training.toys import PointSource, trainer
+from unix_cxr.training.speed import gemm_peak
+gemm_peak(torch.device("cpu"), "float32")  # now, so that the kills come while steps are taken
 one = trainer(Path(sys.argv[1]), steps=150, checkpoint_every=3, log_every=1, ema_decay=0.9)
 print("started", flush=True)
 one.run()
