@@ -10,9 +10,8 @@ from typing import Any, Final
 import torch
 
 from unix_cxr.files import replacing_folder, write_text
-from unix_cxr.models.autoencoder import downsampling_of
 from unix_cxr.models.sampling import SamplingDefaults, euler_scheduler
-from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource, latent_statistics
+from unix_cxr.training.autoencoder import latent_statistics
 from unix_cxr.training.checkpoints import checkpoints
 from unix_cxr.training.costs import memory_of
 from unix_cxr.training.data import RecipeData
@@ -21,13 +20,6 @@ from unix_cxr.training.identity import changed_keys
 from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.loop import Trainer
 from unix_cxr.training.networks import Networks
-from unix_cxr.training.objective_settings import (
-    AutoencoderObjectiveSettings,
-    GenerationObjectiveSettings,
-    JointObjectiveSettings,
-    UnderstandingObjectiveSettings,
-    VisionObjectiveSettings,
-)
 from unix_cxr.training.plan import (
     FINISHED_STATE,
     GOES_ON,
@@ -48,9 +40,7 @@ from unix_cxr.training.starting import (
     load_model_weights,
     load_vae_weights,
 )
-from unix_cxr.training.tasks import Task, check_encoder, generation_task, joint_task
-from unix_cxr.training.understanding import ReportSource, UnderstandingObjective
-from unix_cxr.training.vision_teaching import StatementSource, VisionObjective
+from unix_cxr.training.tasks import Task, check_encoder, task_of
 from unix_cxr.training.watching import check_watching, watching_of
 
 _FLOAT_BYTES: Final = 4
@@ -311,61 +301,7 @@ class RecipeRun(Networks):
             stage: one of the recipe's, or a variant of it.
             data: all studies, or a few of them for a look at what a step costs.
         """
-        settings = stage.objective
-        match settings:
-            case AutoencoderObjectiveSettings():
-                return self._autoencoder_task(stage, settings, data)
-            case VisionObjectiveSettings():
-                return self._vision_task(stage, settings, data)
-            case UnderstandingObjectiveSettings():
-                return self._understanding_task(stage, data)
-            case GenerationObjectiveSettings():
-                return generation_task(self, stage, settings, data, self.processes)
-            case JointObjectiveSettings():
-                return joint_task(self, stage, settings, data, self.processes)
-
-    def _autoencoder_task(
-        self, stage: StageSettings, settings: AutoencoderObjectiveSettings, data: RecipeData
-    ) -> Task:
-        source = ImageSource(
-            data.store("train"),
-            data.store("dev"),
-            batch_size=stage.batch_size,
-            latent_channels=self.recipe.autoencoder.latent_channels,
-            downsampling=downsampling_of(self.vae),
-            augmentation=stage.augmentation,
-            crop=settings.crop,
-            seed=self.recipe.seed,
-        )
-        weights = settings.model_dump(include={"l1", "kl", "structure"})
-        return Task(AutoencoderObjective(self.vae, weights), source)
-
-    def _vision_task(
-        self, stage: StageSettings, settings: VisionObjectiveSettings, data: RecipeData
-    ) -> Task:
-        source = StatementSource(
-            data.store("train"),
-            data.store("dev"),
-            self.processor,
-            least=settings.least,
-            batch_size=stage.batch_size,
-            augmentation=stage.augmentation,
-            seed=self.recipe.seed,
-        )
-        objective = VisionObjective(self.model, len(source.statements), self.recipe.seed)
-        return Task(objective, source)
-
-    def _understanding_task(self, stage: StageSettings, data: RecipeData) -> Task:
-        source = ReportSource(
-            data.store("train"),
-            data.store("dev"),
-            self.processor,
-            batch_size=stage.batch_size,
-            augmentation=stage.augmentation,
-            seed=self.recipe.seed,
-            length_window=stage.length_window,
-        )
-        return Task(UnderstandingObjective(self.model), source)
+        return task_of(self, stage, data, self.processes)
 
     def _trainer(
         self, task: Task, stage: StageSettings, began: dict[str, str], data: RecipeData

@@ -1,4 +1,4 @@
-"""What the trainer of a stage is given, and how it is made for the stages that draw."""
+"""What the trainer of a stage is given, and how it is made for each kind of objective."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,9 @@ from typing import Any, Final
 
 import torch
 
+from unix_cxr.models.autoencoder import downsampling_of
 from unix_cxr.training.alignment import AlignedObjective, AlignedSource
+from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource
 from unix_cxr.training.batches import BatchSource
 from unix_cxr.training.contexts import CaptionContexts
 from unix_cxr.training.data import RecipeData
@@ -23,15 +25,19 @@ from unix_cxr.training.joint import JointObjective, JointSource
 from unix_cxr.training.networks import Networks
 from unix_cxr.training.objective_settings import (
     AlignmentSettings,
+    AutoencoderObjectiveSettings,
     DrawingSettings,
     GenerationObjectiveSettings,
     JointObjectiveSettings,
+    UnderstandingObjectiveSettings,
+    VisionObjectiveSettings,
 )
 from unix_cxr.training.plan import learning_of
 from unix_cxr.training.processes import Processes
 from unix_cxr.training.settings import StageSettings
 from unix_cxr.training.times import weighting_of
-from unix_cxr.training.understanding import ReportSource
+from unix_cxr.training.understanding import ReportSource, UnderstandingObjective
+from unix_cxr.training.vision_teaching import StatementSource, VisionObjective
 
 TOWER: Final = "vision"
 PREPARED: Final = "prepared"
@@ -54,7 +60,90 @@ class Task:
     began: Mapping[str, str] = field(default_factory=dict)
 
 
-def generation_task(
+def task_of(
+    networks: Networks, stage: StageSettings, data: RecipeData, processes: Processes
+) -> Task:
+    """What a stage minimises, and the batches that it learns from.
+
+    Args:
+        networks: that it runs.
+        stage: its settings.
+        data: its studies.
+        processes: that share a batch.
+
+    Raises:
+        FileNotFoundError: an encoder's folder lacks a file.
+        ValueError: the stage, its studies and an encoder do not fit together.
+    """
+    settings = stage.objective
+    match settings:
+        case AutoencoderObjectiveSettings():
+            return _autoencoder_task(networks, stage, settings, data)
+        case VisionObjectiveSettings():
+            return _vision_task(networks, stage, settings, data)
+        case UnderstandingObjectiveSettings():
+            reports = _reports(networks, stage, data)
+            return Task(UnderstandingObjective(networks.model), reports)
+        case GenerationObjectiveSettings():
+            return _generation_task(networks, stage, settings, data, processes)
+        case JointObjectiveSettings():
+            return _joint_task(networks, stage, settings, data, processes)
+
+
+def _autoencoder_task(
+    networks: Networks,
+    stage: StageSettings,
+    settings: AutoencoderObjectiveSettings,
+    data: RecipeData,
+) -> Task:
+    source = ImageSource(
+        data.store("train"),
+        data.store("dev"),
+        batch_size=stage.batch_size,
+        latent_channels=networks.recipe.autoencoder.latent_channels,
+        downsampling=downsampling_of(networks.vae),
+        augmentation=stage.augmentation,
+        crop=settings.crop,
+        seed=networks.recipe.seed,
+    )
+    weights = settings.model_dump(include={"l1", "kl", "structure"})
+    return Task(AutoencoderObjective(networks.vae, weights), source)
+
+
+def _vision_task(
+    networks: Networks,
+    stage: StageSettings,
+    settings: VisionObjectiveSettings,
+    data: RecipeData,
+) -> Task:
+    source = StatementSource(
+        data.store("train"),
+        data.store("dev"),
+        networks.processor,
+        least=settings.least,
+        batch_size=stage.batch_size,
+        augmentation=stage.augmentation,
+        seed=networks.recipe.seed,
+    )
+    statements, seed = len(source.statements), networks.recipe.seed
+    return Task(VisionObjective(networks.model, statements, seed), source)
+
+
+def _reports(
+    networks: Networks, stage: StageSettings, data: RecipeData, batch_size: int | None = None
+) -> ReportSource:
+    return ReportSource(
+        data.store("train"),
+        data.store("dev"),
+        networks.processor,
+        batch_size=batch_size or stage.batch_size,
+        augmentation=stage.augmentation,
+        seed=networks.recipe.seed,
+        length_window=stage.length_window,
+    )
+
+
+def _generation_task(
     networks: Networks,
     stage: StageSettings,
     settings: GenerationObjectiveSettings,
@@ -95,7 +184,7 @@ def generation_task(
     )
 
 
-def joint_task(
+def _joint_task(
     networks: Networks,
     stage: StageSettings,
     settings: JointObjectiveSettings,
@@ -116,16 +205,7 @@ def joint_task(
             f"be at least {parts}: accumulation ({stage.accumulation}) x processes "
             f"({processes.count})"
         )
-    seed = networks.recipe.seed
-    reports = ReportSource(
-        data.store("train"),
-        data.store("dev"),
-        networks.processor,
-        batch_size=reading,
-        augmentation=stage.augmentation,
-        seed=seed,
-        length_window=stage.length_window,
-    )
+    reports = _reports(networks, stage, data, reading)
     # an order of its own, so that a step does not draw what it reads
     latents = _captioned(
         networks,
@@ -133,7 +213,7 @@ def joint_task(
         settings,
         data,
         processes.device,
-        seed=seed + 1,
+        seed=networks.recipe.seed + 1,
     )
     objective = JointObjective(
         networks.model,
