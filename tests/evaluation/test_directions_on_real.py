@@ -206,7 +206,7 @@ def test_shuffled_captions_move_alignment(pipeline):
     assert own["alignment/margin"].interval.low > 0
     assert other["alignment/wins"].value < 0.6
     assert other["alignment/margin"].value < 0.3 * own["alignment/margin"].value
-    # nano's own likelihood is no such judge: it hardly depends on the X-ray (docs/nano.md)
+    # nano's own likelihood is a weaker judge (docs/guides/evaluation.md)
 
 
 def test_shuffled_reports_move_words_and_findings():
