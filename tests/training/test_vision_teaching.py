@@ -191,6 +191,23 @@ def test_the_stage_teaches_the_vision_tower_and_exports_no_probe(
         assert moved == name.startswith(("vision.", "connector.")), name
 
 
+def test_the_probe_learns_with_the_tower(taught: MakeRecipe, tmp_path: Path) -> None:
+    run = RecipeRun(taught(), tmp_path, torch.device("cpu"))
+    stage = run.recipe.stage("vision")
+    task = run.task(stage, run.data_of(stage))
+    trainer = Trainer(
+        task.objective, task.source, stage, tmp_path / "vision", recipe="", device=run.device
+    )
+    before = {name: value.clone() for name, value in task.objective.named_parameters()}
+    trainer.run()
+    moved = {
+        name.split(".")[0]
+        for name, value in task.objective.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert moved == {"probe", "model"}
+
+
 def test_a_stopped_stage_ends_with_the_same_bits(
     taught: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
