@@ -19,7 +19,6 @@ difference from the base. A killed run goes on.
 import argparse
 import json
 import math
-import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from typing import Any, Final
 
 import torch
 import yaml
+from measure_drawn import commit, cpu_name
 from scipy import stats
 
 from unix_cxr import __version__
@@ -163,10 +163,11 @@ def table(results: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str,
 def environment() -> dict[str, Any]:
     """What the numbers were measured with."""
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "unix_cxr": __version__,
+        "commit": commit(),
     }
 
 

@@ -2,6 +2,8 @@
 
 import json as json_module
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,15 +77,28 @@ def run(
         "stages": stage,
         "init_from": init_from,
     }
-    if overfit_one_batch:
-        _check(settings, overfit_steps, where, as_json=json)
-        return
-    if profile:
-        _profile(settings, folder, profile_steps, where, as_json=json)
+    if overfit_one_batch or profile:
+        with _failing_when_stopped():
+            if overfit_one_batch:
+                _check(settings, overfit_steps, where, as_json=json)
+            else:
+                _profile(settings, folder, profile_steps, where, as_json=json)
         return
     with ending_well_when_stopped():
         summary = run_recipe(settings, folder, dry_run=dry_run, costs=costs, **where)
     typer.echo(json_module.dumps(summary.as_dict()) if json else summary.text())
+
+
+@contextmanager
+def _failing_when_stopped() -> Iterator[None]:
+    """A look that a signal ended found nothing out: status 1, as if it had not passed."""
+    from unix_cxr.training.guards import RunStopped
+
+    try:
+        yield
+    except RunStopped as stop:
+        typer.echo("stopped by a signal before the end; nothing is kept", err=True)
+        raise typer.Exit(1) from stop
 
 
 def _check(recipe: "Recipe", steps: int, where: dict[str, Any], *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
-from unix_cxr.data.studies import Study
+from unix_cxr.data.studies import Labels, Study
 from unix_cxr.files import sha256, write_text
 
 MANIFEST: Final = "manifest.json"
@@ -186,6 +186,13 @@ class PreparedStudies:
         return [
             _study(facts, text, image)
             for facts, text, image in zip(self._facts(indices), texts, images, strict=True)
+        ]
+
+    def labels(self, indices: Sequence[int]) -> list[Labels]:
+        """What is stated of the studies, by number; no image is read."""
+        return [
+            Labels(row["subset"], **{name: frozenset(row[name]) for name in _LABELS})
+            for row in self._facts(indices)
         ]
 
     def texts(self, indices: Sequence[int]) -> list[str]:

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, Protocol, get_args
 
 from unix_cxr.data.pixels import Source
 
@@ -23,6 +23,40 @@ _VIEW_NAMES: Final = {
 _VIEW_OF: Final = {name: view for view, names in _VIEW_NAMES.items() for name in names}
 
 _REQUIRED: Final = ("image", "split", "subset", "view", "labels", "patient_id", "sex", "age")
+
+
+class Labelled(Protocol):
+    """What is stated of a study without a look at its image; a `Study` is one."""
+
+    @property
+    def subset(self) -> str:
+        """The collection within the source."""
+        ...
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """Stated as present."""
+        ...
+
+    @property
+    def negative(self) -> frozenset[str]:
+        """Stated as absent."""
+        ...
+
+    @property
+    def uncertain(self) -> frozenset[str]:
+        """Stated as uncertain."""
+        ...
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is stated of a study, without its image; see `Labelled`."""
+
+    subset: str
+    labels: frozenset[str]
+    negative: frozenset[str]
+    uncertain: frozenset[str]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from unix_cxr.data.findings_text import describe
 from unix_cxr.data.pixels import load_xray
 from unix_cxr.data.prepared import PreparedStudies
-from unix_cxr.data.studies import Study
+from unix_cxr.data.studies import Labelled, Study
 from unix_cxr.functional.images import resize_and_pad
 
 
@@ -34,8 +34,8 @@ class ImageStore(Protocol):
         """Findings texts; where the wording is free, `words` draws it."""
         ...
 
-    def facts(self, indices: Int[Tensor, " b"]) -> list[Study]:
-        """The studies with their labels and collections."""
+    def labels(self, indices: Int[Tensor, " b"]) -> Sequence[Labelled]:
+        """What is stated of the studies, and the collections that they belong to."""
         ...
 
 
@@ -69,7 +69,7 @@ class XRayStore:
         studies = [self.studies[index] for index in indices.tolist()]
         return [study.findings or describe(study, words) for study in studies]
 
-    def facts(self, indices: Int[Tensor, " b"]) -> list[Study]:
+    def labels(self, indices: Int[Tensor, " b"]) -> Sequence[Labelled]:
         """The studies themselves."""
         return [self.studies[index] for index in indices.tolist()]
 
@@ -106,9 +106,9 @@ class PreparedStore:
         """The studies' cleaned texts."""
         return self.prepared.texts(indices.tolist())
 
-    def facts(self, indices: Int[Tensor, " b"]) -> list[Study]:
-        """The studies as the folder has them."""
-        return self.prepared.studies(indices.tolist())
+    def labels(self, indices: Int[Tensor, " b"]) -> Sequence[Labelled]:
+        """What the folder states of the studies."""
+        return self.prepared.labels(indices.tolist())
 
     def moments(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b 2c H W"]:
         """Cached moments of the latents' posterior.

@@ -327,11 +327,15 @@ class RecipeRun(Networks):
         self.show()
 
     def show(self) -> None:
-        """Write the run's page anew."""
+        """Write the run's page anew; a page that cannot be written ends no training."""
         from unix_cxr.training.run_page import write_page
 
-        if self.processes.first:
+        if not self.processes.first:
+            return
+        try:
             write_page(self.folder)
+        except (ValueError, FileNotFoundError) as error:
+            logger.warning("the run's page is not written: %s", error)
 
     def _keep(self, stage: StageSettings, parts: Mapping[str, Any]) -> None:
         if not self.processes.first:

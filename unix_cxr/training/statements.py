@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from unix_cxr.data.studies import Study
+from unix_cxr.data.studies import Labelled
 from unix_cxr.reports.labeler import label_report
 from unix_cxr.training.images import ImageStore
 
@@ -37,7 +37,7 @@ class StatementTable:
     known: Bool[Tensor, "s k"]
 
 
-def statements_of(study: Study, text: str) -> dict[str, bool | None]:
+def statements_of(study: Labelled, text: str) -> dict[str, bool | None]:
     """What a study states: True present, False absent, None uncertain.
 
     Its own labels come first; the text adds the findings of the rule labeler with side and
@@ -84,14 +84,14 @@ def stated_in(store: ImageStore, seed: int) -> tuple[list[dict[str, bool | None]
     """What every study of a store states, and the collection it belongs to.
 
     Args:
-        store: its facts and texts are read.
+        store: its labels and texts are read.
         seed: draws the wording where it is free.
     """
     words = random.Random(seed)
     stated, subsets = [], []
     parts = torch.arange(len(store)).split(_PART)
     for part in tqdm(parts, "reading statements", unit="batch", disable=None):
-        studies, texts = store.facts(part), store.texts(part, words)
+        studies, texts = store.labels(part), store.texts(part, words)
         stated += [statements_of(*pair) for pair in zip(studies, texts, strict=True)]
         subsets += [study.subset for study in studies]
     return stated, subsets
