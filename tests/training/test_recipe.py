@@ -595,3 +595,11 @@ def test_the_shipped_recipe_is_valid() -> None:
     recipe = load_recipe(path, ["data.root=/xrays"])
     assert recipe.data.root == "/xrays"
     assert {entry.objective.kind for entry in recipe.stages} == {*STAGES, "vision"}
+
+
+def test_a_page_that_cannot_be_written_ends_no_training(
+    make_recipe: MakeRecipe, copied_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (copied_run / "run.json").write_text("{", encoding="utf-8")
+    RecipeRun(make_recipe(), copied_run, torch.device("cpu")).show()
+    assert "the run's page is not written" in caplog.text
