@@ -1,10 +1,7 @@
 """Whole runs on made-up X-rays and texts: suites, folders, pages, commands, processes."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.evaluation.phantoms import TINY, phantoms
+from tests.processes import run_processes, starter
 from unix_cxr.cli.evaluate import compare, evaluate_app
 from unix_cxr.cli.evaluate_options import feature_extractor
 from unix_cxr.evaluation import run_folders
@@ -411,12 +409,9 @@ def test_two_processes_equal_one(sets, tmp_path):
     outcomes = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={processes}", str(script), *sources]
+        command = [*starter(processes), str(script), *sources]
         command += [str(tmp_path / "classifier"), str(truth), str(file), str(out)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        root = Path(__file__).resolve().parents[2]
-        subprocess.run(command, check=True, cwd=root, env=environment, timeout=300)
+        run_processes(command, PYTHONPATH=str(Path(__file__).resolve().parents[2]))
         outcomes.append(json.loads(out.read_text(encoding="utf-8")))
     assert outcomes[0]["processes"] == 1
     assert outcomes[1]["processes"] == 2

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.processes import run_processes, starter
 from tests.tolerances import TOLERANCES, assert_close
 from unix_cxr.training.averaging import WeightAverage
 from unix_cxr.training.batches import Share, take
@@ -316,18 +317,10 @@ def _two_processes(folder: Path, how: str) -> Any:
 
 def run_twice(folder: Path, script: str, *arguments: str) -> None:
     """Run a script under torchrun in two processes; the folder is its first argument."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--master_port", str(20_000 + os.getpid() % 20_000), str(folder / "train.py")]
     folder.mkdir()
     (folder / "train.py").write_text(script, encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "ACCELERATE_USE_CPU": "1"}
-    subprocess.run(
-        [*command, str(folder), *arguments],
-        check=True,
-        env=environment,
-        capture_output=True,
-        timeout=300,
-    )
+    command = [*starter(2), str(folder / "train.py"), str(folder), *arguments]
+    run_processes(command, PYTHONPATH=str(Path.cwd()))
 
 
 _UNREADABLE = """

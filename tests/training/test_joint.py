@@ -1,7 +1,5 @@
 """`kind: joint`: two batches in a ratio, one step; parts, processes and stops change nothing."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.processes import run_processes, starter
 from tests.tolerances import assert_relative
 from unix_cxr.training.batches import CaptionedLatentBatch, ReportBatch
 from unix_cxr.training.joint import JointObjective
@@ -159,25 +158,11 @@ def test_micro_batches_change_nothing(make: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path, films: Path) -> None:
-    starters = {
-        "one": [sys.executable],
-        "two": [
-            *[sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"],
-            *["--master_port", str(20_000 + (os.getpid() + 7) % 20_000)],
-        ],
-    }
-    for name, starter in starters.items():
+    for name, start in (("one", [sys.executable]), ("two", starter(2))):
         recipe = tmp_path / f"{name}.yaml"
         content = joint_tree(films, optimizer="muon")
         recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
-        command = [*starter, "-m", "unix_cxr", "train", "run", str(recipe)]
-        environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-        subprocess.run(
-            [*command, "--out", str(tmp_path / name)],
-            check=True,
-            env=environment,
-            capture_output=True,
-            timeout=500,
-        )
+        command = [*start, "-m", "unix_cxr", "train", "run", str(recipe)]
+        run_processes([*command, "--out", str(tmp_path / name)])
     one, two = learned(tmp_path / "one"), learned(tmp_path / "two")
     assert_relative("parts.joint_processes", together(two, one), together(one, one))

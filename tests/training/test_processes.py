@@ -1,7 +1,5 @@
 """A whole recipe through torchrun: what two processes write is what one writes."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,17 +8,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests.processes import run_processes, starter
 from tests.tolerances import assert_relative
 
 from .conftest import tree
 
 
-def _run(folder: Path, films: Path, starter: list[str]) -> None:
+def _run(folder: Path, films: Path, start: list[str]) -> None:
     folder.mkdir()
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tree(films)), encoding="utf-8")
     command = [
-        *starter,
+        *start,
         "-m",
         "unix_cxr",
         "train",
@@ -29,16 +28,13 @@ def _run(folder: Path, films: Path, starter: list[str]) -> None:
         "--out",
         str(folder / "out"),
     ]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=500)
+    run_processes(command)
 
 
 @pytest.mark.slow
 def test_two_processes_write_the_pipeline_that_one_writes(tmp_path: Path, films: Path) -> None:
     _run(tmp_path / "one", films, [sys.executable])
-    port = str(20_000 + os.getpid() % 20_000)
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    _run(tmp_path / "two", films, [*two, "--master_port", port])
+    _run(tmp_path / "two", films, starter(2))
     for part in ("model/model.safetensors", "vae/diffusion_pytorch_model.safetensors"):
         alone, together = (load_file(tmp_path / n / "out/pipeline" / part) for n in ("one", "two"))
         assert alone.keys() == together.keys()

@@ -1,13 +1,11 @@
 """An objective under FSDP2 on two CPU processes; the trainer itself refuses to be sharded."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import run_processes, starter
 from unix_cxr.training.processes import Processes
 
 ROOT = Path(__file__).parents[2]
@@ -50,17 +48,7 @@ dist.destroy_process_group()
 def test_a_sharded_objective_has_the_gradients_of_one_process(tmp_path: Path) -> None:
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED, encoding="utf-8")
-    port = str(20_000 + os.getpid() % 20_000)
-    starter = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run(
-        [*starter, "--master_port", port, str(script)],
-        check=True,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    ran = run_processes([*starter(2), str(script)], PYTHONPATH=str(ROOT))
     (line,) = [line for line in ran.stdout.splitlines() if line.startswith("worst")]
     _, worst, norm, count = line.split()
     assert float(worst) < 1e-5  # measured: 8.3e-7, of gradients up to 23
