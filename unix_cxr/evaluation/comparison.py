@@ -74,8 +74,8 @@ def compare_systems(
         raise ValueError("a comparison needs replicates; give at least 1, such as 1000")
     first, second = a.double(), b.double()
     value = float(of_sums(first.sum(dim=0, keepdim=True)) - of_sums(second.sum(0, keepdim=True)))
-    weights = resampling.weights(groups).double()
-    drawn = of_sums(weights @ first) - of_sums(weights @ second)
+    sums = resampling.sums(torch.cat([first, second], dim=1), groups).tensor_split(2, dim=1)
+    drawn = of_sums(sums[0]) - of_sums(sums[1])
     found = measured(value, drawn)
     return Difference(
         value=value,

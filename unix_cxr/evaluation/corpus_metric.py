@@ -7,14 +7,14 @@ tests and several processes need nothing but the rows.
 Axes: n samples, r replicates, s statistics per sample.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unix_cxr.evaluation.bootstrap import bootstrap_weights, measured
+from unix_cxr.evaluation.bootstrap import bootstrap_blocks, bootstrap_weights, measured
 from unix_cxr.evaluation.results import Interval, MetricResult, PerSample, signature
 
 OfSums = Callable[[Tensor], Tensor]
@@ -43,6 +43,17 @@ class Resampling:
         """How often each sample occurs in each replicate; groups are drawn whole."""
         generator = torch.Generator().manual_seed(self.seed)
         return bootstrap_weights(groups, self.replicates, generator)
+
+    def blocks(self, groups: Sequence[str]) -> Iterator[Float[Tensor, "b n"]]:
+        """The rows of `weights`, some at a time: memory does not grow with the replicates."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return bootstrap_blocks(groups, self.replicates, generator)
+
+    def sums(self, statistics: Float[Tensor, "n s"], groups: Sequence[str]) -> Float[Tensor, "r s"]:
+        """The weighted sum of the rows in each replicate."""
+        rows = statistics.double()
+        found = [block.double() @ rows for block in self.blocks(groups)]
+        return torch.cat(found) if found else rows.new_empty(0, rows.shape[1])
 
     def facts(self) -> dict[str, object]:
         """For the signature."""
@@ -74,6 +85,8 @@ class CorpusMetric:
         groups: Sequence[str],
         resampling: Resampling | None = None,
         warnings: Sequence[str] = (),
+        *,
+        sums: Float[Tensor, "r s"] | None = None,
     ) -> MetricResult:
         """The number with its interval and its value for every sample alone.
 
@@ -83,6 +96,7 @@ class CorpusMetric:
             groups: what the bootstrap draws whole, such as patients.
             resampling: how.
             warnings: what the reader must know.
+            sums: `resampling.sums` of the same, where several metrics share them; drawn where None.
 
         Raises:
             ValueError: no samples, counts that differ, or statistics that are not finite.
@@ -93,8 +107,7 @@ class CorpusMetric:
         replicates, interval = None, None
         notes = list(warnings)
         if resampling.replicates:
-            weights = resampling.weights(groups).double()
-            replicates = self.of_sums(weights @ rows)
+            replicates = self.of_sums(resampling.sums(rows, groups) if sums is None else sums)
             interval, note = interval_of(value, replicates, resampling.unit)
             notes += [note] if note else []
         return MetricResult(

@@ -42,7 +42,8 @@ def vendi_score(
     rows = torch.ones(1, len(features)) if weights is None else weights
     scores = []
     for row in rows.double():
-        scaled = (row / row.sum()).sqrt()[:, None] * units
+        there = row > 0
+        scaled = (row[there] / row.sum()).sqrt()[:, None] * units[there]
         small = scaled.T @ scaled if len(scaled) > scaled.shape[1] else scaled @ scaled.T
         values = torch.linalg.eigvalsh(small).clamp_min(0)
         scores.append(torch.exp(torch.special.entr(values).sum()))

@@ -168,14 +168,14 @@ def _frechet(
 def _kernel(
     real: FeatureSet, drawn: FeatureSet, settings: FidelitySettings, suffix: str
 ) -> MetricResult:
-    notes = []
-    if settings.protocol.kernel_subsets == "all pairs":
-        value = float(kernel_distance(real.features, drawn.features))
-    else:
+    weights = _both_weights(real, drawn, settings.heavy)
+    # the kernel is dear, so the value is made with its replicates: each X-ray counts once in it
+    counts = [torch.cat([torch.ones(1, one.shape[1]), one]) for one in weights]
+    found = kernel_distance(real.features, drawn.features, *counts)
+    value, replicates, notes = float(found[0]), found[1:], []
+    if settings.protocol.kernel_subsets != "all pairs":
         value = kernel_distance_of_subsets(real.features, drawn.features, settings.resampling.seed)
         notes.append("100 subsets as large as the smaller set: their spread is not an interval")
-    weights = _both_weights(real, drawn, settings.heavy)
-    replicates = kernel_distance(real.features, drawn.features, *weights)
     return _centred("kd" + suffix, value, replicates, real, drawn, settings, notes)
 
 

@@ -79,6 +79,22 @@ def weighted_frechet_distance(
     tr (Σ Σ')^½ is the sum of the singular values of A A'ᵀ for any factors with AᵀA = Σ: exact for
     covariances without full rank too, and as small as the smaller set.
     """
+    return _distance(*_moved(real, drawn), real_weights, drawn_weights)
+
+
+def _moved(real: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as seen from the real mean, in float64: sums of squares then lose nothing."""
+    first, second = real.double(), drawn.double()
+    centre = first.mean(dim=0)
+    return first - centre, second - centre
+
+
+def _distance(
+    real: Float[Tensor, "n f"],
+    drawn: Float[Tensor, "m f"],
+    real_weights: Float[Tensor, " n"],
+    drawn_weights: Float[Tensor, " m"],
+) -> float:
     first, second = _moments(real, real_weights), _moments(drawn, drawn_weights)
     apart = (first.mean - second.mean).square().sum()
     traces = first.factor.square().sum() + second.factor.square().sum()
@@ -93,14 +109,15 @@ class _Moments(NamedTuple):
 
 def _moments(points: Float[Tensor, "n f"], weights: Float[Tensor, " n"]) -> _Moments:
     kept = weights > 0
-    points, weights = points[kept].double(), weights[kept].double()
+    points, weights = points[kept], weights[kept].double()
     total = weights.sum()
-    mean = (weights[:, None] * points).sum(dim=0) / total
-    factor = (weights / (total - 1)).sqrt()[:, None] * (points - mean)
-    if len(factor) > factor.shape[1]:
-        values, vectors = torch.linalg.eigh(factor.T @ factor)
-        factor = values.clamp_min(0).sqrt()[:, None] * vectors.T
-    return _Moments(mean, factor)
+    mean = weights @ points / total
+    if len(points) <= points.shape[1]:
+        return _Moments(mean, (weights / (total - 1)).sqrt()[:, None] * (points - mean))
+    squares = (points * weights[:, None]).T @ points
+    covariance = (squares - total * torch.outer(mean, mean)) / (total - 1)
+    values, vectors = torch.linalg.eigh(covariance)
+    return _Moments(mean, values.clamp_min(0).sqrt()[:, None] * vectors.T)
 
 
 def frechet_replicates(
@@ -110,8 +127,9 @@ def frechet_replicates(
     drawn_weights: Float[Tensor, "r m"],
 ) -> Float[Tensor, " r"]:
     """The distance in each replicate; biased upward, because draws repeat samples."""
+    moved = _moved(real, drawn)
     values = [
-        weighted_frechet_distance(real, drawn, mine, theirs)
+        _distance(*moved, mine, theirs)
         for mine, theirs in zip(real_weights, drawn_weights, strict=True)
     ]
     return torch.tensor(values, dtype=torch.float64)

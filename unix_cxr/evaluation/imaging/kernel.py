@@ -3,14 +3,15 @@
 Axes: n real X-rays, m drawn X-rays, f features, r replicates.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 _DEGREE: Final = 3
-_CHUNK: Final = 1024
+_CELLS: Final = 1 << 21
+"""Values of the kernel in memory at once: 16 MB."""
 _SUBSETS: Final = 100
 
 
@@ -24,13 +25,13 @@ def kernel_distance(
 
     The mean over pairs of two different samples is the U-statistic, whose expectation is the
     distance whatever n and m are; it can be negative. In a replicate a sample drawn twice is no
-    pair with itself. The kernel is made in chunks: memory is 1024 × n.
+    pair with itself. The kernel is made in blocks, each once: memory does not grow with n × m.
 
     Args:
         real: features.
         drawn: features.
         real_weights: how often each real X-ray was drawn; once where None.
-        drawn_weights: the same of drawn ones.
+        drawn_weights: the same of drawn ones; as many replicates.
 
     Raises:
         ValueError: widths that differ, fewer than two X-rays, or features that are not finite.
@@ -44,10 +45,12 @@ def kernel_distance(
             raise ValueError(f"the features of {name} hold NaN or infinity")
     mine = torch.ones(1, len(real)) if real_weights is None else real_weights
     theirs = torch.ones(1, len(drawn)) if drawn_weights is None else drawn_weights
-    first, second = real.double(), drawn.double()
-    mine, theirs = mine.double(), theirs.double()
-    within = _mean_of_pairs(first, mine) + _mean_of_pairs(second, theirs)
-    between = _sum_of_pairs(first, second, mine, theirs) / (mine.sum(1) * theirs.sum(1))
+    first, second = (
+        _Weighted(real.double(), mine.double()),
+        _Weighted(drawn.double(), theirs.double()),
+    )
+    within = _mean_of_pairs(first) + _mean_of_pairs(second)
+    between = _sum_of_pairs(first, second) / (mine.double().sum(1) * theirs.double().sum(1))
     distance: Tensor = within - 2 * between
     return distance
 
@@ -69,23 +72,34 @@ def kernel_distance_of_subsets(
     return sum(float(poly_mmd(subset(real), subset(drawn))) for _ in range(draws)) / draws
 
 
-def _kernel(first: Tensor, second: Tensor) -> Tensor:
-    kernel: Tensor = (first @ second.T / first.shape[1] + 1) ** _DEGREE
-    return kernel
+class _Weighted(NamedTuple):
+    points: Float[Tensor, "n f"]
+    weights: Float[Tensor, "r n"]
 
 
-def _mean_of_pairs(points: Tensor, weights: Tensor) -> Float[Tensor, " r"]:
+def _kernel(first: Float[Tensor, "a f"], second: Float[Tensor, "b f"]) -> Float[Tensor, "a b"]:
+    kernel = torch.mm(first, second.T).div_(first.shape[1]).add_(1)
+    return kernel.pow_(_DEGREE)
+
+
+def _mean_of_pairs(one: _Weighted) -> Float[Tensor, " r"]:
+    points, weights = one
     own = ((points.square().sum(dim=1) / points.shape[1] + 1) ** _DEGREE * weights**2).sum(dim=1)
-    total = _sum_of_pairs(points, points, weights, weights) - own
+    total = _sum_of_pairs(one, one) - own
     mean: Tensor = total / (weights.sum(dim=1) ** 2 - (weights**2).sum(dim=1))
     return mean
 
 
-def _sum_of_pairs(
-    first: Tensor, second: Tensor, mine: Float[Tensor, "r n"], theirs: Float[Tensor, "r m"]
-) -> Float[Tensor, " r"]:
-    total = torch.zeros(len(mine), dtype=torch.float64)
-    parts = zip(torch.split(first, _CHUNK), torch.split(mine, _CHUNK, dim=1), strict=True)
-    for points, weights in parts:
-        total += ((weights @ _kernel(points, second)) * theirs).sum(dim=1)
+def _sum_of_pairs(first: _Weighted, second: _Weighted) -> Float[Tensor, " r"]:
+    """Σ wᵢ k(xᵢ, yⱼ) vⱼ; of a set with itself only one triangle of blocks is made."""
+    total = torch.zeros(len(first.weights), dtype=torch.float64)
+    rows = max(1, _CELLS // len(second.points))
+    for start in range(0, len(first.points), rows):
+        some = slice(start, start + rows)
+        left = 0 if first is not second else start  # blocks left of here were counted twice
+        kernel = _kernel(first.points[some], second.points[left:])
+        weighted = first.weights[:, some] @ kernel
+        if first is second:
+            weighted[:, rows:] *= 2
+        total += (weighted * second.weights[:, left:]).sum(dim=1)
     return total

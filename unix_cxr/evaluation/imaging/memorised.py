@@ -22,6 +22,7 @@ from unix_cxr.evaluation.corpus_metric import (
 )
 from unix_cxr.evaluation.imaging.fidelity import FeatureSet
 from unix_cxr.evaluation.imaging.image_sets import ImageSet
+from unix_cxr.evaluation.neighbours import nearest
 from unix_cxr.evaluation.results import MetricResult, PerSample, signature
 from unix_cxr.functional.images import resize_and_pad
 
@@ -30,7 +31,6 @@ SIDE: Final = 96
 
 _BLOCK: Final = 4096
 _QUERIES: Final = 512
-_CHUNK: Final = 1024
 _TINY: Final = 1e-12
 
 
@@ -111,21 +111,16 @@ class NearestTwo(NamedTuple):
 
 
 def nearest_two(queries: Float[Tensor, "m f"], targets: Float[Tensor, "n f"]) -> NearestTwo:
-    """By Euclidean distance; memory is 1024 × n.
+    """By Euclidean distance; memory does not grow with either set.
 
     Raises:
         ValueError: fewer than two targets.
     """
     if len(targets) <= 1:
         raise ValueError(f"a ratio of distances needs two targets, got {len(targets)}")
-    found = [
-        torch.cdist(part, targets, compute_mode="donot_use_mm_for_euclid_dist").topk(
-            2, dim=1, largest=False
-        )
-        for part in torch.split(queries, _CHUNK)
-    ]
-    distances = torch.cat([one.values for one in found])
-    return NearestTwo(distances[:, 0], distances[:, 1], torch.cat([o.indices for o in found])[:, 0])
+    found = nearest(queries, targets, 2)
+    first, second = found.distances.to(queries.dtype).unbind(dim=1)
+    return NearestTwo(first, second, found.rows[:, 0])
 
 
 class NearestPixels(NamedTuple):
@@ -243,11 +238,15 @@ def _share_near(
     resampling = settings.resampling
     interval, replicates, notes = None, None, []
     if resampling.replicates:
-        weights = resampling.weights(drawn_set.groups)
         other = replace(resampling, seed=resampling.seed + 1_000_003)
-        limits = weighted_quantile(real, settings.near_share, other.weights(real_set.groups))
-        inside = drawn[None] <= limits[:, None]
-        replicates = ((inside * weights).sum(1) / weights.sum(1)).double()
+        shares = []
+        for weights, real_weights in zip(
+            resampling.blocks(drawn_set.groups), other.blocks(real_set.groups), strict=True
+        ):
+            limits = weighted_quantile(real, settings.near_share, real_weights)
+            inside = drawn[None] <= limits[:, None]
+            shares.append((inside * weights).sum(1) / weights.sum(1))
+        replicates = torch.cat(shares).double()
         interval, note = interval_of(value, replicates, f"{drawn_set.unit} and {real_set.unit}")
         notes = [note] if note else []
     if len(real) * settings.near_share < 1:

@@ -65,16 +65,17 @@ def area_results(
     Raises:
         ValueError: one class only, or scores that are not finite.
     """
-    weights = resampling.weights(groups)
+    drawn = [
+        (auc(scores, positive, weights), average_precision(scores, positive, weights))
+        for weights in resampling.blocks(groups)
+    ]
     share = float(positive.double().mean())
     facts = facts | {"n": len(ids), "positive": int(positive.sum())} | resampling.facts()
     results = []
-    for which in ("auroc", "auprc"):
-        if which == "auroc":
-            value, replicates = float(auc(scores, positive)), auc(scores, positive, weights)
-        else:
-            value = float(average_precision(scores, positive))
-            replicates = average_precision(scores, positive, weights)
+    for place, which in enumerate(("auroc", "auprc")):
+        area = auc if which == "auroc" else average_precision
+        value = float(area(scores, positive))
+        replicates = torch.cat([torch.empty(0).double(), *(one[place] for one in drawn)])
         interval, note = interval_of(value, replicates, resampling.unit)
         independent = len(set(groups)) == len(groups)
         if which == "auroc" and independent and min(share, 1 - share) * len(ids) > 1:

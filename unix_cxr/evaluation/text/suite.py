@@ -146,6 +146,8 @@ def _overlap(
     if not rows:
         raise ValueError(f"all {len(empty)} predictions are empty; nothing is left to measure")
     counted = _counted(statistics, pairs, rows)
+    ids, groups = ([of[row] for row in rows] for of in (pairs.ids, pairs.groups))
+    sums = pairs.resampling.sums(counted, groups)
     handling = "skipped" if protocol.skip_empty else "zero"
     facts = {
         "protocol": protocol.name,
@@ -154,11 +156,7 @@ def _overlap(
     }
     return [
         replace(metric, facts={**metric.facts, **facts}).measure(
-            counted,
-            [pairs.ids[row] for row in rows],
-            [pairs.groups[row] for row in rows],
-            pairs.resampling,
-            warnings,
+            counted, ids, groups, pairs.resampling, warnings, sums=sums
         )
         for metric in metrics()
     ]
@@ -197,6 +195,7 @@ def _label_results(
     for uncertain in get_args(UncertainAs):
         true, predicted = (present(side, uncertain) for side in states)
         statistics = label_statistics(true, predicted)
+        sums = pairs.resampling.sums(statistics, pairs.groups)
         seen = (true | predicted).any(dim=0).tolist()
         absent = [name for name, there in zip(FINDINGS, seen, strict=True) if not there]
         for metric in f1_metrics(labeler.name, uncertain, protocol.absent_labels):
@@ -208,7 +207,7 @@ def _label_results(
                     f"{', '.join(absent)}: on neither side, {protocol.absent_labels} in the mean"
                 )
             measured = replace(metric, facts={**metric.facts, **facts}).measure(
-                statistics, pairs.ids, pairs.groups, pairs.resampling, notes
+                statistics, pairs.ids, pairs.groups, pairs.resampling, notes, sums=sums
             )
             if not math.isnan(measured.value):  # none of its findings is on either side
                 results.append(measured)
