@@ -39,6 +39,56 @@ def unix_release(
     _tell(_convert_whole(source, target, tokenizer, vae), target, json)
 
 
+@convert_app.command("janus")
+def janus(
+    source: Annotated[Path, typer.Argument(help="Folder of Janus-Pro-1B, in either layout.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write: a pipeline to train from.")],
+    vae: Annotated[
+        Path, typer.Option(help="Folder of a diffusers AutoencoderKL, or a CompVis file.")
+    ],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of the tokenizer, where it is not the source's.")
+    ] = None,
+    query_key_norm: Annotated[
+        str, typer.Option(help="ones (as published), matched, or none (computes what Janus does).")
+    ] = "ones",
+    latent_channels: Annotated[int, typer.Option(min=1, help="Of the autoencoder.")] = 16,
+    latent_patch_size: Annotated[int, typer.Option(min=1, help="Latents per token's side.")] = 1,
+    max_latent_size: Annotated[int, typer.Option(min=1, help="Most tokens along a side.")] = 32,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 or float16; the source's by default.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the new weights.")] = 0,
+    json: AsJson = False,
+) -> None:
+    """Make the folder that training begins from: Janus' understanding, a new generation branch."""
+    from unix_cxr.convert.autoencoder_files import load_autoencoder
+    from unix_cxr.convert.janus import JanusOptions, convert_janus, copy_licences
+    from unix_cxr.convert.janus_config import janus_normalisation
+    from unix_cxr.convert.janus_tokenizer import read_janus_tokenizer
+    from unix_cxr.files import replacing_folder
+    from unix_cxr.pipelines.converted import save_around
+
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not empty; give a new folder")
+    options = JanusOptions(
+        query_key_norm=query_key_norm,
+        latent_channels=latent_channels,
+        latent_patch_size=latent_patch_size,
+        max_latent_size=max_latent_size,
+        dtype=dtype,
+        seed=seed,
+    )
+    tokens = read_janus_tokenizer(tokenizer or source)
+    autoencoder = load_autoencoder(vae, latent_channels)
+    pixels = janus_normalisation(source) if options.exact else None
+    with replacing_folder(target) as folder:
+        report = convert_janus(source, folder / "model", tokens, options)
+        save_around(folder, autoencoder, tokens.tokenizer, pixels)
+        copy_licences(source, folder)
+    _tell(report, target, json)
+
+
 @convert_app.command("to-unix-release")
 def to_unix_release(
     source: Annotated[Path, typer.Argument(help="Our model folder, or a pipeline's.")],

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unix_cxr.convert.key_table import UNIX_RULES, canonical, to_ours, to_theirs, why_unused
-from unix_cxr.files import replacing, write_text
+from unix_cxr.files import replacing, sha256, write_text
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.unix import UniXModel
 
@@ -36,19 +36,25 @@ class ConversionReport:
         dropped: reason by their name.
         created: reason by our name, for weights that the release does not have.
         missing: our names without any weight; loading is refused while there are any.
+        sources: SHA-256 of every file that was read, by its name.
+        parameters: numbers of scalars, "taken" from the release and "new".
     """
 
     mapped: dict[str, list[str]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     created: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    sources: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
 
     def summary(self) -> str:
         """One line with the counts."""
-        return (
+        scalars = [f"{count:,} parameters {what}" for what, count in self.parameters.items()]
+        keys = (
             f"{len(self.mapped)} keys mapped, {len(self.dropped)} dropped, "
             f"{len(self.created)} created, {len(self.missing)} missing"
         )
+        return "; ".join([keys, *scalars])
 
     def to_json(self) -> str:
         """Everything, for machines."""
@@ -147,7 +153,7 @@ def weights_from_release(
         report.mapped[name] = list(parts)
         ours.update(parts)
     if unknown:
-        raise ValueError(f"keys that are no part of UniX: {_listed(unknown)}")
+        raise ValueError(f"keys that are no part of UniX: {listed(unknown)}")
     _create_output_biases(ours, config, report)
     _check_complete(ours, config, report)
     return ours, report
@@ -196,6 +202,7 @@ def convert_model(source: Path, target: Path) -> ConversionReport:
     model.load_state_dict(ours, strict=True, assign=True)
     model.save_pretrained(target)  # each weight keeps the dtype that it came in
     _keep_the_rest(theirs, report, weights_file, tree, target)
+    report.sources = {file.name: sha256(file) for file in (config_file, weights_file)}
     return report
 
 
@@ -294,7 +301,7 @@ def _check_complete(
         wanted = UniXModel(config).state_dict()
     report.missing = sorted(set(wanted) - set(ours))
     if report.missing:
-        raise ValueError(f"weights that the release lacks: {_listed(report.missing)}")
+        raise ValueError(f"weights that the release lacks: {listed(report.missing)}")
     wrong = [
         f"{name} is {list(ours[name].shape)}, config.json wants {list(value.shape)}"
         for name, value in wanted.items()
@@ -304,6 +311,7 @@ def _check_complete(
         raise ValueError("weights of another config: " + "; ".join(wrong[:5]))
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first names and how many more there are."""
     shown = ", ".join(names[:8])
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")  # noqa: PLR2004

@@ -20,6 +20,11 @@ class UniXConfig(PreTrainedConfig):
         max_latent_size: side of the table of latent positions, in tokens.
         time_frequencies: width of the sinusoidal time features.
         connector_activation: activation between the connector's two layers.
+        vision_stem: channels of the convolutions in front of the vision tower, see `VisionStem`;
+            None cuts into patches with one linear map, as the published model does.
+        query_key_norm: whether every attention head normalises its queries and keys, in both
+            branches, as the published model does. False is for language models that were trained
+            without, such as Janus'.
         begin_image_token_id: id of the begin-of-image token.
         end_image_token_id: id of the end-of-image token.
         bos_token_id: id that opens every text.
@@ -46,6 +51,8 @@ class UniXConfig(PreTrainedConfig):
     max_latent_size: int = 32
     time_frequencies: int = 256
     connector_activation: str = "gelu_pytorch_tanh"
+    vision_stem: list[int] | None = None
+    query_key_norm: bool = True
     begin_image_token_id: int = 100003
     end_image_token_id: int = 100580
     bos_token_id: int = 100000
@@ -85,6 +92,14 @@ class UniXConfig(PreTrainedConfig):
             raise ValueError("text_config.attention_bias must be true: q, k and v have biases")
         if vision.vision_use_head:
             raise ValueError("vision_config.vision_use_head must be false: all patches are used")
+        stem = self.vision_stem
+        if stem is not None and (
+            2 ** (len(stem) + 1) != vision.patch_size or min(stem, default=1) < 1
+        ):
+            raise ValueError(
+                f"vision_stem ({stem}) halves the image {len(stem) + 1} times, for patches of "
+                f"{2 ** (len(stem) + 1)} pixels; vision_config.patch_size is {vision.patch_size}"
+            )
         for name in ("begin_image", "end_image", "bos", "eos", "pad"):
             value = getattr(self, f"{name}_token_id")
             if not 0 <= value < text.vocab_size:

@@ -69,6 +69,7 @@ class GenerationBranch(nn.Module):
                 kv_heads=text.num_key_value_heads,
                 head_dim=text.head_dim,
                 eps=text.rms_norm_eps,
+                query_key_norm=config.query_key_norm,
             )
             for _ in range(text.num_hidden_layers)
         )

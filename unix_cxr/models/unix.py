@@ -28,6 +28,7 @@ from unix_cxr.models.understanding import run_layers
 from unix_cxr.modules.connector import Connector
 from unix_cxr.modules.joint_block import Block, LayerContext
 from unix_cxr.modules.latent_embedding import position_table
+from unix_cxr.modules.vision_stem import VisionStem
 
 
 class UniXModel(ReadingModel):
@@ -49,10 +50,17 @@ class UniXModel(ReadingModel):
         text: Any = config.text_config
         vision: Any = config.vision_config
         self.vision = SiglipVisionModel._from_config(vision)
+        if config.vision_stem is not None:
+            self.vision.embeddings.patch_embedding = VisionStem(
+                config.vision_stem, vision.hidden_size
+            )
         self.connector = Connector(
             vision.hidden_size, text.hidden_size, config.connector_activation
         )
         self.language_model = Qwen3ForCausalLM._from_config(text)
+        if not config.query_key_norm:
+            for layer in self.language_model.model.layers:
+                layer.self_attn.q_norm = layer.self_attn.k_norm = nn.Identity()
         self.generation = GenerationBranch(config)
         self.post_init()  # type: ignore[no-untyped-call]  # the library's own hook
 
@@ -237,6 +245,8 @@ class UniXModel(ReadingModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)  # type: ignore[no-untyped-call]  # the library's own hook
+        if isinstance(module, VisionStem):
+            module.reset_parameters()
         if isinstance(module, GenerationBranch):
             # a velocity of 0 to begin with, and a table that is told, not learned
             nn.init.zeros_(module.velocity_head.weight)

@@ -103,10 +103,10 @@ class GatedMLP(nn.Module):
 
 
 class LatentAttention(nn.Module):
-    """Projections of the latents: q, k and v with biases, o without, norms per head."""
+    """Projections of the latents: q, k and v with biases, o without, norms per head or none."""
 
     def __init__(
-        self, hidden_size: int, heads: int, kv_heads: int, head_dim: int, eps: float
+        self, hidden_size: int, heads: int, kv_heads: int, head_dim: int, eps: float | None
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
@@ -114,8 +114,8 @@ class LatentAttention(nn.Module):
         self.k_proj: nn.Module = nn.Linear(hidden_size, kv_heads * head_dim)
         self.v_proj: nn.Module = nn.Linear(hidden_size, kv_heads * head_dim)
         self.o_proj: nn.Module = nn.Linear(heads * head_dim, hidden_size, bias=False)
-        self.q_norm: nn.Module = RMSNorm(head_dim, eps=eps)
-        self.k_norm: nn.Module = RMSNorm(head_dim, eps=eps)
+        self.q_norm: nn.Module = nn.Identity() if eps is None else RMSNorm(head_dim, eps=eps)
+        self.k_norm: nn.Module = nn.Identity() if eps is None else RMSNorm(head_dim, eps=eps)
 
 
 class JointBlock(nn.Module):
@@ -128,6 +128,7 @@ class JointBlock(nn.Module):
         kv_heads: key/value heads g.
         head_dim: head width e.
         eps: of every norm.
+        query_key_norm: whether each head's queries and keys are normalised.
 
     Raises:
         ValueError: heads is no multiple of kv_heads.
@@ -142,13 +143,16 @@ class JointBlock(nn.Module):
         kv_heads: int,
         head_dim: int,
         eps: float,
+        query_key_norm: bool = True,
     ) -> None:
         super().__init__()
         if heads % kv_heads:
             raise ValueError(f"heads ({heads}) must be divisible by kv_heads ({kv_heads})")
         self.groups = heads // kv_heads
         self.attention_norm = RMSNorm(hidden_size, eps=eps)
-        self.attention = LatentAttention(hidden_size, heads, kv_heads, head_dim, eps)
+        self.attention = LatentAttention(
+            hidden_size, heads, kv_heads, head_dim, eps if query_key_norm else None
+        )
         self.mlp_norm = RMSNorm(hidden_size, eps=eps)
         self.mlp = GatedMLP(hidden_size, intermediate_size)
 

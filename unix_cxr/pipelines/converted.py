@@ -1,34 +1,49 @@
 """A whole pipeline from a published release: model, autoencoder, tokenizer."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import torch
 from diffusers import AutoencoderKL
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from unix_cxr.defaults import VISION_MEAN, VISION_STD
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.sampling import SamplingDefaults, euler_scheduler
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.pipeline import UniXPipeline
 from unix_cxr.pipelines.processing import UniXProcessor
 
+_PARTS_AROUND: Final = ("vae", "processor", "scheduler")
+
 
 def assemble(
     model: UniXModel,
     vae: AutoencoderKL,
     tokenizer: PreTrainedTokenizerBase,
+    normalisation: tuple[float, float] | None = None,
 ) -> UniXPipeline:
     """A pipeline of parts that fit together.
+
+    Args:
+        model: both branches.
+        vae: the latent autoencoder.
+        tokenizer: the model's own.
+        normalisation: mean and standard deviation of the pixels that the vision tower wants; the
+            published model's where None.
 
     Raises:
         ValueError: the tokenizer does not have the special tokens at the ids of the config.
     """
     config = model.config
+    mean, std = normalisation or (VISION_MEAN, VISION_STD)
     vision: Any = config.vision_config
     processor = UniXProcessor(
         tokenizer,
         image_size=vision.image_size,
         image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        image_mean=mean,
+        image_std=std,
         begin_of_image=_token(tokenizer, config.begin_image_token_id),
         end_of_image=_token(tokenizer, config.end_image_token_id),
         placeholder=_token(tokenizer, config.pad_token_id),
@@ -36,6 +51,35 @@ def assemble(
     _check_ids(processor, config)
     scheduler = euler_scheduler(SamplingDefaults.of(config).shift)
     return UniXPipeline(model, vae, processor, scheduler)
+
+
+def save_around(
+    folder: Path,
+    vae: AutoencoderKL,
+    tokenizer: PreTrainedTokenizerBase,
+    normalisation: tuple[float, float] | None = None,
+) -> None:
+    """Write everything of a pipeline but its model, which is in `folder/model` already.
+
+    The model's weights are not read.
+
+    Args:
+        folder: of the pipeline.
+        vae: the latent autoencoder.
+        tokenizer: the model's own.
+        normalisation: as `assemble` takes it.
+
+    Raises:
+        ValueError: the tokenizer does not have the special tokens at the ids of the config.
+    """
+    config = UniXConfig.from_pretrained(folder / "model")
+    with torch.device("meta"):
+        model = UniXModel(config)
+    pipeline = assemble(model, vae, tokenizer, normalisation)
+    parts: dict[str, Any] = {name: getattr(pipeline, name) for name in _PARTS_AROUND}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    pipeline.save_config(folder)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
