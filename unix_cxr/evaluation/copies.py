@@ -4,7 +4,7 @@ Axes: q queries, n targets, m targets and their mirror images (2n), c candidates
 w columns, t shifts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -71,13 +71,15 @@ class CopyFinder:
         check_images(targets)
         self.search = search or CopySearch()
         self.count = len(targets)
-        both = torch.cat([targets, targets.flip(-1)])
-        self._thumbnails = thumbnails(both, self.search.coarse_size)
-        pictures = self._pictures(both)
+        made = [
+            (thumbnails(both, self.search.coarse_size), self._pictures(both))
+            for both in _with_mirrored(targets)
+        ]
+        self._thumbnails = torch.cat([small for small, _ in made])
+        pictures = torch.cat([picture for _, picture in made])
         self._spectra: Complex[Tensor, "m h v"] = torch.fft.rfft2(pictures)
-        squares = torch.fft.rfft2(pictures**2)
         self._energies: dict[Part, Float[Tensor, "m t"]] = {
-            part: self._local_energies(squares, part) for part in get_args(Part)
+            part: self._local_energies(pictures, part) for part in get_args(Part)
         }
 
     @torch.inference_mode()
@@ -152,11 +154,14 @@ class CopyFinder:
         count = min(self.search.candidates, 2 * self.count)
         rows_of = {part: each.topk(count, dim=1).indices for part, each in likeness.items()}
         best = {part: torch.full(rows.shape, -1.0) for part, rows in rows_of.items()}
-        for degrees, scale in product(self.search.degrees, self.search.scales):
-            turned = self._pictures(turn(queries, degrees, scale))
-            for part, some in product(parts, torch.split(torch.arange(len(queries)), _ALIGNED)):
-                aligned = self._correlate(turned[some], rows_of[part][some], part)
-                best[part][some] = torch.maximum(best[part][some], aligned)
+        poses = list(product(self.search.degrees, self.search.scales))
+        for start in range(0, len(queries), _ALIGNED):
+            some = slice(start, start + _ALIGNED)
+            for degrees, scale in poses:
+                turned = self._pictures(turn(queries[some], degrees, scale))
+                for part in parts:
+                    aligned = self._correlate(turned, rows_of[part][some], part)
+                    best[part][some] = torch.maximum(best[part][some], aligned)
         found = {}
         for part, rows in rows_of.items():
             barred = likeness[part].gather(1, rows) == -torch.inf
@@ -200,13 +205,15 @@ class CopyFinder:
         pictures: Tensor = rearrange(small - blur(small, self.search.flatten), "m 1 h w -> m h w")
         return pictures
 
-    def _local_energies(
-        self, squares: Complex[Tensor, "m h v"], part: Part
-    ) -> Float[Tensor, "m t"]:
+    def _local_energies(self, pictures: Float[Tensor, "m h w"], part: Part) -> Float[Tensor, "m t"]:
         """Sum of squares of each target under the query's inner part, at each shift."""
         mask = torch.fft.rfft2(self._inner(part)).conj()
         size = (self.search.size, self.search.size)
-        return self._near_zero(torch.fft.irfft2(squares * mask, s=size)).clamp_min(0)
+        found = []
+        for some in torch.split(pictures, _CHUNK):
+            sums = torch.fft.irfft2(torch.fft.rfft2(some**2) * mask, s=size)
+            found.append(self._near_zero(sums).clamp_min(0))
+        return torch.cat(found)
 
     def _inner(self, part: Part) -> Float[Tensor, "h w"]:
         size, margin = self.search.size, self.search.margin
@@ -220,6 +227,13 @@ class CopyFinder:
         kept = torch.arange(-reach, reach + 1) % self.search.size
         near: Tensor = shifts[..., kept, :][..., kept].flatten(-2)
         return near
+
+
+def _with_mirrored(images: Float[Tensor, "n 1 h w"]) -> Iterator[Float[Tensor, "m 1 h w"]]:
+    """All images, then the mirror images of all, some at a time."""
+    parts = torch.split(images, _CHUNK)
+    yield from parts
+    yield from (part.flip(-1) for part in parts)
 
 
 def _columns(part: Part, first: int, last: int) -> tuple[int, int]:

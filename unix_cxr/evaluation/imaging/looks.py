@@ -20,6 +20,7 @@ from unix_cxr.evaluation.imaging.image_sets import ImageSet
 from unix_cxr.evaluation.imaging.memorised import load_squares
 from unix_cxr.evaluation.results import MetricResult
 from unix_cxr.evaluation.xrays import group_numbers
+from unix_cxr.functional.images import resize_and_pad
 
 SIDE: Final = 128
 INNER_SHARE: Final = 0.98
@@ -27,17 +28,37 @@ NEAR_SHARE: Final = 0.01
 AT_MOST: Final = 1000
 """X-rays of each set among which repetitions are looked for."""
 
-_BATCH: Final = 256
+
+class LooksExtractor:
+    """Sharpness and exposure as features, so that they are taken and kept with the others."""
+
+    name = "looks"
+    width = 4
+    comparable = False
+
+    def facts(self) -> Mapping[str, object]:
+        """For cache keys."""
+        return {"looks": "detail and tone, 1", "size": SIDE}
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Float[Tensor, "1 h w"]]) -> Float[Tensor, "b 4"]:
+        """Detail in two bands of widths, mean grey and its spread."""
+        squares = [resize_and_pad(image[None], SIDE).clamp(0, 1) for image in images]
+        pixels = torch.cat(squares)
+        return torch.cat([detail(pixels), tone(pixels)], dim=1)
 
 
 def measure_looks(
-    real: ImageSet, drawn: ImageSet, resampling: Resampling, search: CopySearch | None = None
+    real: tuple[ImageSet, Float[Tensor, "n 4"]],
+    drawn: tuple[ImageSet, Float[Tensor, "m 4"]],
+    resampling: Resampling,
+    search: CopySearch | None = None,
 ) -> list[MetricResult]:
     """Shares of drawn X-rays that look like real ones, each against the central 98 % of those.
 
     Args:
-        real: X-rays that set the range.
-        drawn: X-rays that are looked at.
+        real: X-rays that set the range, and what `LooksExtractor` sees in them.
+        drawn: X-rays that are looked at, and the same of them.
         resampling: the bootstrap of the drawn ones; the range is held fixed.
         search: how hard repetitions are looked for.
 
@@ -46,37 +67,30 @@ def measure_looks(
         `tone`, and of at most 1,000 X-rays `repeated`: share whose nearest other drawn X-ray is as
         near as the nearest 1 % of real X-rays of two groups are.
     """
-    few, some = (images.first(AT_MOST, resampling.seed) for images in (real, drawn))
-    (true, squares), (made, others) = _looks(real, few), _looks(drawn, some)
     columns = {"sharpness/middle": [0], "sharpness/fine": [1], "tone": [2, 3]}
-    shares = {name: _inside(true[:, own], made[:, own]) for name, own in columns.items()}
-    distances = _nearest_other(squares, few.groups, search)
-    limit = weighted_quantile(distances, NEAR_SHARE, torch.ones(1, len(few)))
-    repeated = (_nearest_other(others, some.groups, search) <= limit).double()
+    shares = {name: _inside(real[1][:, own], drawn[1][:, own]) for name, own in columns.items()}
+    few, some = (images.first(AT_MOST, resampling.seed) for images, _ in (real, drawn))
+    limit = weighted_quantile(_nearest_other(few, search), NEAR_SHARE, torch.ones(1, len(few)))
+    repeated = (_nearest_other(some, search) <= limit).double()
+    bounded: dict[str, object] = {"at_most": AT_MOST, "held_against": len(few)}
     return [
-        *_results(shares, drawn, resampling),
-        *_results({"repeated": repeated}, some, resampling),
+        *_results(shares, drawn[0], resampling, {}),
+        *_results({"repeated": repeated}, some, resampling, bounded),
     ]
 
 
-def _looks(
-    images: ImageSet, kept: ImageSet
-) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "k 1 h w"]]:
-    """Sharpness and exposure, a batch of pixels at a time, and the squares of the kept ones."""
-    parts, squares = [], []
-    wanted = set(kept.ids)
-    for start in range(0, len(images), _BATCH):
-        batch = images.take(range(start, min(start + _BATCH, len(images))))
-        pixels = load_squares(batch, SIDE)
-        parts.append(torch.cat([detail(pixels), tone(pixels)], dim=1))
-        squares.append(pixels[[row for row, one in enumerate(batch.ids) if one in wanted]])
-    return torch.cat(parts), torch.cat(squares)
-
-
 def _results(
-    values: Mapping[str, Float[Tensor, " m"]], drawn: ImageSet, resampling: Resampling
+    values: Mapping[str, Float[Tensor, " m"]],
+    drawn: ImageSet,
+    resampling: Resampling,
+    facts: Mapping[str, object],
 ) -> list[MetricResult]:
-    facts = {"size": SIDE, "resize": "pad to a square", "range": f"central {INNER_SHARE:.0%}"}
+    facts = {
+        "size": SIDE,
+        "resize": "pad to a square",
+        "range": f"central {INNER_SHARE:.0%}",
+        **facts,
+    }
     by_image = replace(resampling, unit=drawn.unit)
     return [
         mean_metric(
@@ -96,10 +110,9 @@ def _inside(real: Float[Tensor, "n v"], drawn: Float[Tensor, "m v"]) -> Float[Te
     return inside.double()
 
 
-def _nearest_other(
-    squares: Float[Tensor, "k 1 h w"], groups: Sequence[str], search: CopySearch | None
-) -> Float[Tensor, " k"]:
+def _nearest_other(images: ImageSet, search: CopySearch | None) -> Float[Tensor, " k"]:
     """Distance by pixels to the nearest X-ray of another group."""
-    numbers = group_numbers(groups)
-    finder = CopyFinder(squares, search)
-    return finder.nearest(squares, numbers[:, None] == numbers).distances
+    numbers = group_numbers(images.groups)
+    squares = load_squares(images, SIDE)
+    found = CopyFinder(squares, search).nearest(squares, numbers[:, None] == numbers)
+    return found.distances

@@ -14,7 +14,7 @@ from torch import Tensor
 from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.imaging.diversity import measure_ms_ssim
 from unix_cxr.evaluation.imaging.extractors import FeatureExtractor
-from unix_cxr.evaluation.imaging.features import Extraction, extract
+from unix_cxr.evaluation.imaging.features import Extraction, extract_all
 from unix_cxr.evaluation.imaging.fidelity import (
     HEAVY_REPLICATES,
     FeatureSet,
@@ -26,7 +26,7 @@ from unix_cxr.evaluation.imaging.fidelity import (
 )
 from unix_cxr.evaluation.imaging.frechet import FrechetCurve, frechet_curve, require_spread
 from unix_cxr.evaluation.imaging.image_sets import ImageSet, refuse_overlap, split_patients
-from unix_cxr.evaluation.imaging.looks import measure_looks
+from unix_cxr.evaluation.imaging.looks import LooksExtractor, measure_looks
 from unix_cxr.evaluation.imaging.memorised import (
     PairScorer,
     PrivacyReport,
@@ -115,6 +115,7 @@ class ImageComparison:
         drawn: drawn X-rays.
         train: real X-rays that the generator learned from, of other patients than `real`.
         features: of each set, by its role: "real", "drawn", "train".
+        looks: sharpness and exposure of each, see `LooksExtractor`.
         facts: of the extractor, for signatures.
         resampling: the bootstrap.
     """
@@ -123,6 +124,7 @@ class ImageComparison:
     drawn: ImageSet
     train: ImageSet | None
     features: dict[str, FeatureSet]
+    looks: dict[str, Float[Tensor, "n 4"]]
     facts: dict[str, object]
     resampling: Resampling
 
@@ -187,17 +189,17 @@ def evaluate_images(
             raise ValueError("a network learns from real X-rays too: give them by --train SRC")
         shared_labels(train, drawn, real)
     extraction = replace(options.extraction, squash=options.protocol.squash)
-    features = {
-        role: FeatureSet(extract(one, judges.extractor, extraction), one.ids, one.groups, one.unit)
-        for role, one in sets.items()
-    }
-    for role, one in features.items():
-        require_spread(role, one.features)
+    features, looks = {}, {}
+    for role, one in sets.items():
+        seen, looks[role] = extract_all(one, judges.extractor, [LooksExtractor()], extraction)
+        require_spread(role, seen)
+        features[role] = FeatureSet(seen, one.ids, one.groups, one.unit)
     comparison = ImageComparison(
         real,
         drawn,
         train,
         features,
+        looks,
         {**judges.extractor.facts(), "against": content_mark(real.ids)},
         options.resampling,
     )
@@ -252,7 +254,10 @@ def _fidelity_makers(
             comparison.real, comparison.drawn, options.pairs, options.resampling
         ),
         "looks": lambda: measure_looks(
-            comparison.real, comparison.drawn, options.resampling, options.privacy.search
+            (comparison.real, comparison.looks["real"]),
+            (comparison.drawn, comparison.looks["drawn"]),
+            options.resampling,
+            options.privacy.search,
         ),
     }
     if about_phantoms(comparison.drawn):
