@@ -41,6 +41,7 @@ _VIEW_CODES: Final = {
 }
 """SNOMED CT codes of CID 4010, and the older ones of SNOMED RT."""
 
+_PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
 _META_START: Final = 132
 _META_HEAD: Final = 12
@@ -59,11 +60,36 @@ def read_file(data: bytes, name: str, max_pixels: int, window: int) -> Decoded:
     except ImportError as error:
         raise ImportError(f"{name} is DICOM, which needs pydicom: {EXTRA}") from error
     _check_deflated(data, name, max_pixels)
+    file = io.BytesIO(data)
     with quietly(), explaining(f"{name} is corrupt DICOM"):
-        dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=_tags())
+        dataset = pydicom.dcmread(file, specific_tags=_tags(), stop_before_pixels=True)
+        native = _native_pixels(data, file.tell(), dataset)
+        if native is None:
+            dataset = pydicom.dcmread(io.BytesIO(data), specific_tags=_tags())
     if not len(dataset):  # pydicom gives up all elements where the pixel data are cut off
         raise ValueError(f"{name} is corrupt DICOM: it is cut off, or has no elements of a picture")
-    return read_dataset(dataset, name, max_pixels, window)
+    with quietly():
+        return _read(Header(dataset, name), max_pixels, window, native)
+
+
+def _native_pixels(data: bytes, place: int, dataset: Any) -> memoryview | None:  # noqa: ANN401
+    """What PixelData holds at this place of a file without compression, where it lies.
+
+    pydicom copies it twice, which is most of what there is to do with such a file. None for what
+    is compressed, deflated, of the other order of bytes or cut off: pydicom knows what to say.
+    """
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    if syntax not in {ExplicitVRLittleEndian, ImplicitVRLittleEndian}:
+        return None
+    if data[place : place + 4] != _PIXEL_DATA:
+        return None
+    # no length begins like OB and OW, for lengths are even
+    at = place + (8 if data[place + 4 : place + 6] in {b"OB", b"OW"} else 4)
+    length = int.from_bytes(data[at : at + 4], "little")
+    pixels = memoryview(data)[at + 4 : at + 4 + length]
+    return pixels if len(pixels) == length else None
 
 
 @cache
@@ -87,10 +113,16 @@ def read_dataset(dataset: Any, name: str, max_pixels: int, window: int) -> Decod
         return _read(Header(dataset, name), max_pixels, window)
 
 
-def _read(header: Header, max_pixels: int, window: int) -> Decoded:
+def _read(
+    header: Header, max_pixels: int, window: int, native: memoryview | None = None
+) -> Decoded:
     rows, columns = _check_header(header, max_pixels)
     stored = stored_values(header)
-    patterns, transfer_syntax = _decode(header, rows, columns)
+    if native is None:
+        patterns, transfer_syntax = _decode(header, rows, columns)
+    else:
+        patterns = _as_patterns(header, native, rows, columns)
+        transfer_syntax = header.dataset.file_meta.TransferSyntaxUID.name
 
     def present() -> NDArray[np.bool_]:
         occurs = np.zeros(len(stored.numbers), dtype=np.bool_)
@@ -98,9 +130,11 @@ def _read(header: Header, max_pixels: int, window: int) -> Decoded:
         return occurs
 
     table = grey_table(header, stored, window, present)
-    pixels = table.look_up(patterns)
-    if not stored.legal.all() and np.isnan(pixels.max()):
-        raise misfit(header, stored)
+    pixels = table.compute(patterns)
+    if pixels is None:
+        pixels = table.look_up(patterns)
+        if not stored.legal.all() and np.isnan(pixels.max()):
+            raise misfit(header, stored)
     spacing, spacing_source = _spacing(header)
     facts = SourceFacts(
         format="DICOM",
@@ -142,6 +176,22 @@ def _check_header(header: Header, max_pixels: int) -> tuple[int, int]:
     rows, columns = header.integer("Rows"), header.integer("Columns")
     check_size(columns, rows, name, max_pixels)
     return rows, columns
+
+
+def _as_patterns(
+    header: Header, native: memoryview, rows: int, columns: int
+) -> NDArray[np.unsignedinteger]:
+    """Patterns of bits of a picture that lies in the file as it is."""
+    allocated = header.integer("BitsAllocated")
+    needed = rows * columns * allocated // 8
+    if len(native) < needed:
+        raise ValueError(
+            f"{header.name} has pixel data that cannot be read as "
+            f"{header.dataset.file_meta.TransferSyntaxUID.name}: {len(native):,} bytes, where "
+            f"{rows}x{columns} pixels of {allocated} bits need {needed:,}"
+        )
+    values = np.frombuffer(native[:needed], f"<u{allocated // 8}").reshape(rows, columns)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _decode(header: Header, rows: int, columns: int) -> tuple[NDArray[np.unsignedinteger], str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float
@@ -39,6 +39,12 @@ _TIFF_BITS: Final = 258
 _TIFF_PHOTOMETRIC: Final = 262
 _WHITE_IS_ZERO: Final = 0
 _ORIENTATION: Final = 0x0112
+_PLAIN: Final = {
+    ("L", ("L", 0, 1)): "u1",
+    ("I;16", ("I;16", 0, 1)): "<u2",
+    ("I;16B", ("I;16B", 0, 1)): ">u2",
+}
+"""Types of values that a TIFF stores as they are, by Pillow's mode and what its decoder is told."""
 _TURNED: Final[dict[int, Callable[[Pixels], Pixels]]] = {
     2: np.fliplr,
     3: lambda pixels: pixels[::-1, ::-1],
@@ -77,11 +83,16 @@ def read_image(image: Image.Image, name: str, max_pixels: int) -> Decoded:
         raise ValueError(f"{name} holds {frames} frames; give one image")
     tags = getattr(image, "tag_v2", {})
     bits, photometric = tags.get(_TIFF_BITS, (16,)), tags.get(_TIFF_PHOTOMETRIC)
-    with _explaining(name):
-        image.load()
-        orientation = image.getexif().get(_ORIENTATION, 1)
     full = 2 ** bits[0] - 1 if image.mode.startswith("I;16") else _SIXTEEN_BITS
-    decoded = _grey(image, name, full)
+    with _explaining(name):
+        plain, orientation = _uncompressed(image), 1
+        if plain is None:
+            image.load()
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    if plain is None:
+        decoded = _grey(image, name, full)
+    else:
+        decoded = _of(plain, full if plain.itemsize > 1 else _EIGHT_BITS)
     pixels = decoded.pixels
     # Pillow turns 8 bits round, but not 16
     inverted = photometric == _WHITE_IS_ZERO and image.mode.startswith("I")
@@ -96,6 +107,32 @@ def read_image(image: Image.Image, name: str, max_pixels: int) -> Decoded:
         inverted=photometric == _WHITE_IS_ZERO,
     )
     return replace(decoded, pixels=pixels, facts=facts)
+
+
+def _uncompressed(image: Image.Image) -> NDArray[np.unsignedinteger] | None:
+    """Stored values of a grey TIFF without compression; None of others, turned ones or cut ones.
+
+    Pillow copies such values four times, which takes longer than all else that is done with them.
+    """
+    file: Any = getattr(image, "fp", None)
+    tiles = getattr(image, "tile", None)
+    if image.format != "TIFF" or not tiles or not hasattr(file, "readinto"):
+        return None
+    expected = tiles[0][3]
+    kind = _PLAIN.get((image.mode, expected))
+    if kind is None or image.getexif().get(_ORIENTATION, 1) != 1:
+        return None
+    width, height = image.size
+    values, done = np.empty((height, width), dtype=kind), 0
+    for codec, (left, top, right, bottom), offset, options in tiles:
+        if (codec, options, left, top, right) != ("raw", expected, 0, done, width):
+            return None
+        file.seek(offset)
+        strip = values[top:bottom].data.cast("B")
+        if file.readinto(strip) != strip.nbytes:
+            return None
+        done = bottom
+    return values if done == height else None
 
 
 @contextmanager
