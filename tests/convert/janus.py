@@ -4,20 +4,33 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import JanusConfig, JanusForConditionalGeneration
 
+from unix_cxr import UniXModel
+from unix_cxr.convert.janus import JanusOptions, convert_janus
+from unix_cxr.convert.janus_tokenizer import read_janus_tokenizer
+from unix_cxr.convert.unix_release import ConversionReport
 from unix_cxr.models.autoencoder import build_autoencoder
-from unix_cxr.training.tokenizer import train_tokenizer
 
 Files = Literal["safetensors", "bin", "sharded safetensors", "sharded bin"]
 
 SIDE = 48
 TOKENS = 9
 TEXTS = ["The heart is normal in size.", "There is a small left pleural effusion."]
+SPECIAL_TOKENS = (
+    "<\uff5c\u2581pad\u2581\uff5c>",
+    "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<begin_of_image>",
+    "<end_of_image>",
+)
+SMALL: dict[str, Any] = {"latent_channels": 2, "max_latent_size": 4}
 PIXELS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
@@ -108,13 +121,20 @@ def write_weights(folder: Path, weights: dict[str, Tensor], files: Files) -> Non
 
 
 def write_tokenizer(folder: Path, *, image_tokens: bool = True) -> None:
-    tokenizer = train_tokenizer(TEXTS, 280)
-    if image_tokens:
-        tokenizer.add_tokens(["<begin_of_image>", "<end_of_image>"], special_tokens=True)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    names = {"bos_token": tokenizer.bos_token, "eos_token": {"content": tokenizer.eos_token}}
+    """Byte-level pairs with Janus' names of special tokens, which come last as they do there."""
+    pad, bos, eos, *images = SPECIAL_TOKENS
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    library.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet, show_progress=False)
+    )
+    library.add_special_tokens([bos, eos, pad, *(images if image_tokens else [])])
+    library.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": bos, "eos_token": {"content": eos}, "pad_token": None}
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer"} | names)
-    write_json(folder / "special_tokens_map.json", {"pad_token": tokenizer.pad_token})
+    write_json(folder / "special_tokens_map.json", {"pad_token": pad})
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -200,3 +220,29 @@ def original_config(config: JanusConfig) -> dict[str, Any]:
             "params": {"depth": 2, "input_dim": 128, "n_embed": 64, "projector_type": "mlp_gelu"},
         },
     }
+
+
+def convert(source: Path, target: Path, **options: Any) -> ConversionReport:
+    return convert_janus(
+        source, target, read_janus_tokenizer(source), JanusOptions(**SMALL | options)
+    )
+
+
+def converted(source: Path, **options: Any) -> tuple[UniXModel, ConversionReport]:
+    target = source.parent / "ours"
+    report = convert(source, target, **options)
+    model = UniXModel.from_pretrained(target, dtype="auto")
+    return model.eval(), report
+
+
+def refuse(source: Path, message: str, error: type[Exception] = ValueError) -> None:
+    target = source.parent / "refused"
+    with pytest.raises(error, match=message):
+        convert(source, target)
+
+
+def change(source: Path, section: str | None = None, **values: Any) -> None:
+    file = source / "config.json"
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    (tree[section] if section else tree).update(values)
+    write_json(file, tree)
