@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from tests.tolerances import assert_close
 from unix_cxr.data.phantom import (
+    BUSY,
+    COUNTS,
     EXTENTS,
     KINDS,
     SIDED,
@@ -222,6 +224,8 @@ def test_impossible_findings_are_errors():
         replace(sample_phantom(0), findings=(sample_finding(0, "tube"),) * 2)
     with pytest.raises(ValueError, match=r"seed \(-1\) must not be negative"):
         sample_phantom(-1)
+    with pytest.raises(ValueError, match=r"counts \(\[0.5, 0.4\]\) must be chances that sum to 1"):
+        sample_phantom(0, counts=(0.5, 0.4))
     with pytest.raises(ValueError, match=r"size \(8\) must be 32 to 1024"):
         render_batch([sample_phantom(0)], 8)
     with pytest.raises(ValueError, match="no phantoms"):
@@ -240,6 +244,19 @@ def test_every_kind_zone_and_side_is_drawn():
     assert {(f.kind, f.severity) for f in found} == {
         (k, s) for k in KINDS for s in EXTENTS[k].ranges
     }
+
+
+def test_busy_phantoms_have_more_findings_and_the_same_bodies():
+    usual, busy = ([sample_phantom(s, counts=c) for s in range(400)] for c in (COUNTS, BUSY))
+    assert {len(p.findings) for p in usual} == {0, 1, 2, 3}
+    assert {len(p.findings) for p in busy} == {0, 1, 2, 3, 4, 5}
+    assert [p.anatomy for p in busy] == [p.anatomy for p in usual]
+    assert [sample_phantom(p.seed) for p in usual] == usual
+    mean = sum(len(p.findings) for p in busy) / len(busy)
+    expected = sum(count * chance for count, chance in enumerate(BUSY))
+    assert abs(mean - expected) < 0.2  # standard error .075
+    found = [p.findings for p in busy]
+    assert all(compatible(a, b) for one in found for a in one for b in one if a is not b)
 
 
 class TestSource:

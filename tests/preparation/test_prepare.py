@@ -442,8 +442,12 @@ def test_a_prepared_folder_is_a_source(tmp_path: Path) -> None:
     assert source.name.startswith("prepared:")
     assert [study.study_id for study in source] == [f"s{n}" for n in range(23)]
     assert len(list(open_source("phantom:3", size=32))) == 3
-    with pytest.raises(ValueError, match="phantom:many must end in how many"):
-        open_source("phantom:many")
+    busy = open_source("phantom:3:busy", size=32)
+    assert [study.patient_id for study in busy] == ["phantom-0", "phantom-1", "phantom-2"]
+    assert busy.name != open_source("phantom:3", size=32).name
+    for wrong in ("phantom:many", "phantom:3:many", "phantom:3:"):
+        with pytest.raises(ValueError, match=f"{wrong} must end in how many"):
+            open_source(wrong)
 
 
 @pytest.mark.parametrize(

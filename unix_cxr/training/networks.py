@@ -243,6 +243,7 @@ def model_config(recipe: Recipe, processor: UniXProcessor | None) -> UniXConfig:
             "vision_use_head": False,
             "hidden_act": "gelu",
         },
+        vision_stem=None if sizes.vision_stem is None else list(sizes.vision_stem),
         latent_channels=recipe.autoencoder.latent_channels,
         max_latent_size=sizes.max_latent_size,
         latent_patch_size=sizes.latent_patch_size,

@@ -60,6 +60,8 @@ class ModelSettings(StrictSettings):
     """Sizes of the model; see `UniXConfig`.
 
     A token of the generation branch holds a square of `latent_patch_size` by as many latents.
+    `vision_stem` lists the channels of the convolutions in front of the vision tower; without it
+    the tower cuts the image into patches with one linear map.
     """
 
     hidden_size: int
@@ -74,6 +76,7 @@ class ModelSettings(StrictSettings):
     vision_layers: int
     vision_heads: int
     vision_patch_size: int
+    vision_stem: tuple[int, ...] | None = None
     max_latent_size: int
     latent_patch_size: Annotated[int, Field(ge=1)] = 1
 

@@ -26,7 +26,13 @@ from unix_cxr.data.phantom.oracle import (
     measure_batch,
 )
 from unix_cxr.data.phantom.rendering import render_batch, render_with_masks
-from unix_cxr.data.phantom.sampling import compatible, sample_finding, sample_phantom
+from unix_cxr.data.phantom.sampling import (
+    BUSY,
+    COUNTS,
+    compatible,
+    sample_finding,
+    sample_phantom,
+)
 from unix_cxr.data.phantom.source import PhantomSource
 from unix_cxr.data.phantom.studies import PhantomStudy, phantom_studies, render, reports_of
 from unix_cxr.data.phantom.wording import (
@@ -42,6 +48,8 @@ from unix_cxr.data.phantom.wording import (
 )
 
 __all__ = [
+    "BUSY",
+    "COUNTS",
     "EXTENTS",
     "KINDS",
     "LABELS",

@@ -37,12 +37,21 @@ _APART: Final[frozenset[frozenset[Kind]]] = frozenset(
 )
 """Pairs that are never drawn together, since one would hide the other."""
 
-_COUNTS: Final = (0.2, 0.4, 0.28, 0.12)
+COUNTS: Final = (0.2, 0.4, 0.28, 0.12)
 """Chances of no, one, two and three findings."""
+
+BUSY: Final = (0.1, 0.15, 0.2, 0.2, 0.2, 0.15)
+"""Chances of none to five findings: twice as many per film, for learning from fewer films."""
+
+_ROUNDING: Final = 1e-6
 
 
 def sample_phantom(
-    seed: int, findings: Sequence[PhantomFinding] | None = None, *, view: View | None = None
+    seed: int,
+    findings: Sequence[PhantomFinding] | None = None,
+    *,
+    view: View | None = None,
+    counts: Sequence[float] = COUNTS,
 ) -> Phantom:
     """Draw a phantom; equal arguments give an equal phantom.
 
@@ -50,9 +59,11 @@ def sample_phantom(
         seed: decides everything that is not given.
         findings: these exactly, instead of drawn ones; an empty list is a normal chest.
         view: "AP" or "PA" instead of a drawn one.
+        counts: chances of no, one, two, … findings, where they are drawn.
 
     Raises:
-        ValueError: a negative seed, a finding given twice, or findings that hide each other.
+        ValueError: a negative seed, chances that do not sum to 1, a finding given twice, or
+            findings that hide each other.
     """
     if seed < 0:
         raise ValueError(f"seed ({seed}) must not be negative")
@@ -63,7 +74,9 @@ def sample_phantom(
     chosen = view or drawn_view
     anatomy = _anatomy(draw, sex, age, chosen)
     if findings is None:
-        findings = _findings(random.Random(f"findings {seed}"))
+        if min(counts, default=0) < 0 or abs(sum(counts) - 1) > _ROUNDING:
+            raise ValueError(f"counts ({list(counts)}) must be chances that sum to 1")
+        findings = _findings(random.Random(f"findings {seed}"), counts)
     for first, second in combinations(findings, 2):
         if not compatible(first, second):
             raise ValueError(f"{first} and {second} would hide each other; draw one of them")
@@ -99,8 +112,8 @@ def compatible(first: PhantomFinding, second: PhantomFinding) -> bool:
     return not (kinds <= _LUNG and first.side == second.side)
 
 
-def _findings(draw: random.Random) -> list[PhantomFinding]:
-    count = draw.choices(range(len(_COUNTS)), _COUNTS)[0]
+def _findings(draw: random.Random, counts: Sequence[float]) -> list[PhantomFinding]:
+    count = draw.choices(range(len(counts)), counts)[0]
     found: list[PhantomFinding] = []
     for kind in draw.sample(KINDS, len(KINDS)):
         finding = _finding(draw, kind)

@@ -13,7 +13,7 @@ import torch
 
 from unix_cxr.data.phantom.description import LABELS, Kind
 from unix_cxr.data.phantom.rendering import MAX_SIZE, MIN_SIZE
-from unix_cxr.data.phantom.sampling import sample_phantom
+from unix_cxr.data.phantom.sampling import COUNTS, sample_phantom
 from unix_cxr.data.phantom.studies import PhantomStudy, phantom_studies
 from unix_cxr.data.readers.base import RowProblem
 from unix_cxr.data.studies import SPLITS, Study
@@ -38,6 +38,7 @@ class PhantomSource:
         size: pixels on each side; images are uint8 arrays.
         seed: of the first phantom; the oracle has learned from seeds of 10,000,000 and above.
         splits: share of each split; they sum to 1.
+        counts: chances of no, one, two, … findings; `COUNTS` or `BUSY`.
         dirty: give the reports with priors, phone calls and blanks instead of the clean ones.
         workers: processes that render; the studies and their order are the same with any number.
             A script that asks for more than one guards its start with `__name__ == "__main__"`.
@@ -50,6 +51,7 @@ class PhantomSource:
     size: int
     seed: int = 0
     splits: Mapping[str, float] = field(default_factory=lambda: dict(_DEFAULT_SPLITS))
+    counts: Sequence[float] = COUNTS
     dirty: bool = False
     workers: int = 1
 
@@ -72,7 +74,8 @@ class PhantomSource:
     @property
     def name(self) -> str:
         """The kind of source and its first and last seed."""
-        return f"phantom:{self.seed}-{self.seed + self.count - 1}"
+        name = f"phantom:{self.seed}-{self.seed + self.count - 1}"
+        return name if tuple(self.counts) == COUNTS else f"{name}:{list(self.counts)}"
 
     @property
     def problems(self) -> Sequence[RowProblem]:
@@ -105,7 +108,7 @@ class PhantomSource:
     def _rendered(self, start: int) -> list[Study]:
         """The studies of the chunk that starts with a seed."""
         seeds = range(start, min(start + _CHUNK, self.seed + self.count))
-        phantoms = [sample_phantom(seed) for seed in seeds]
+        phantoms = [sample_phantom(seed, counts=self.counts) for seed in seeds]
         return [self._study(study) for study in phantom_studies(phantoms, self.size)]
 
     def split_of(self, seed: int) -> str:

@@ -1,11 +1,14 @@
 """Phantoms as a kind of source: "phantom:COUNT" draws them while they are read."""
 
 from pathlib import Path
+from typing import Final
 
+from unix_cxr.data.phantom.sampling import BUSY, COUNTS
 from unix_cxr.data.phantom.source import PhantomSource
 from unix_cxr.data.readers.base import OnBadRow, SourceKind, StudySource
 
-_SIZE = 128
+_SIZE: Final = 128
+_BUSY: Final = "busy"
 
 
 def open_phantoms(
@@ -20,7 +23,7 @@ def open_phantoms(
     """Phantoms by number.
 
     Args:
-        path: how many, such as "2000".
+        path: how many, such as "2000"; "2000:busy" has none to five findings a film.
         on_bad_row: has no effect.
         size: pixels on each side.
         seed: of the first.
@@ -30,9 +33,15 @@ def open_phantoms(
     Raises:
         ValueError: `path` is no number.
     """
-    if not str(path).isdigit():
-        raise ValueError(f"phantom:{path} must end in how many, such as phantom:2000")
-    return PhantomSource(int(str(path)), size=size, seed=seed, dirty=dirty, workers=workers)
+    count, colon, how = str(path).partition(":")
+    if not count.isdigit() or (colon and how != _BUSY):
+        raise ValueError(
+            f"phantom:{path} must end in how many, such as phantom:2000 or phantom:2000:{_BUSY}"
+        )
+    counts = BUSY if colon else COUNTS
+    return PhantomSource(
+        int(count), size=size, seed=seed, counts=counts, dirty=dirty, workers=workers
+    )
 
 
 KIND = SourceKind(
