@@ -26,21 +26,24 @@ def test_a_stem_sees_as_many_patches(tmp_path: Path) -> None:
 
 def test_features_of_a_new_stem_have_the_scale_of_its_input() -> None:
     model = UniXModel(make_tiny_config(vision_stem=[16, 16, 16]))
-    stem = model.vision.embeddings.patch_embedding
+    stem: torch.nn.Module = model.vision.embeddings.patch_embedding
     assert isinstance(stem, VisionStem)
     features = stem(torch.randn(8, 3, 64, 64)).detach()
-    assert 0.2 < float(features.std()) < 1.5
-    assert not stem.layers[-1].bias.detach().any()
+    assert 0.2 < float(features.std()) < 2
+    assert stem.last.bias is not None
+    assert not stem.last.bias.detach().any()
 
 
 @torch.no_grad()
 def test_a_position_sees_its_own_patch_most() -> None:
-    stem = VisionStem([8, 8, 8], 24)
-    stem.reset_parameters()
     film = torch.zeros(1, 3, 128, 128)
-    spotted = film.clone()  # GroupNorm carries a little of it everywhere
+    spotted = film.clone()
     spotted[:, :, 16:32, 96:112] = 3
-    apart = (stem(spotted) - stem(film)).abs().sum(dim=1)[0]
+    apart = torch.zeros(8, 8)
+    for _ in range(20):
+        stem = VisionStem([8, 8, 8], 24)
+        stem.reset_parameters()
+        apart += (stem(spotted) - stem(film)).square().sum(dim=1)[0]
     assert divmod(int(apart.argmax()), 8) == (1, 6)
 
 

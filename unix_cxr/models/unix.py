@@ -51,9 +51,8 @@ class UniXModel(ReadingModel):
         vision: Any = config.vision_config
         self.vision = SiglipVisionModel._from_config(vision)
         if config.vision_stem is not None:
-            self.vision.embeddings.patch_embedding = VisionStem(
-                config.vision_stem, vision.hidden_size
-            )
+            embeddings: Any = self.vision.embeddings
+            embeddings.patch_embedding = VisionStem(config.vision_stem, vision.hidden_size)
         self.connector = Connector(
             vision.hidden_size, text.hidden_size, config.connector_activation
         )
