@@ -94,7 +94,7 @@ def listening(run: RecipeRun, stage: StageSettings) -> dict[str, float]:
         caption_dropout=0.0,
         understanding_gradient=0.0,
         augmented_copies=1,
-        prepared_moments=True,
+        prepared_moments=getattr(stage.objective, "prepared_moments", False),
     )
     stage = stage.model_copy(update={"objective": draws, "length_window": 1})
     source: Any = run.task(stage, run.data_of(stage)).source

@@ -3,9 +3,9 @@ r"""Our recipe against the published one, at equal arithmetic, from the same ran
     OMP_NUM_THREADS=1 python benchmarks/compare_recipes.py --recipe recipes/phantom.yaml \
         --autoencoder runs/phantom/autoencoder --data DIR --flop 2e13 --out FILE.json
 
-`--data` is a folder that `unix-cxr data prepare` made with the latents of that autoencoder. Both
-recipes begin with random weights of the same seed and may spend `--flop` floating point
-operations, counted:
+`--data` is a folder that `unix-cxr data prepare` made with the latents of that autoencoder; without
+it the recipe's own data are read, and encoded before the first step. Both recipes begin with random
+weights of the same seed and may spend `--flop` floating point operations, counted:
 
 - published (arXiv:2601.11522): understanding first (a fifth of the arithmetic), then drawing with
   a frozen understanding branch, generation layers copied from the language model, aligned with
@@ -42,7 +42,6 @@ from unix_cxr.training.understanding import UnderstandingObjective
 READS = ["model.vision.*", "model.connector.*", "model.language_model.*"]
 RATE = 2e-3
 DRAWING = {"kind": "generation", "caption_dropout": 0.1, "augmented_copies": 1}
-DRAWING |= {"prepared_moments": True}
 COMMON = {
     "steps": 1,
     "learning_rate": RATE,
@@ -58,17 +57,18 @@ OURS |= {"ema_decay": 0.98}
 ALIGNMENT = {"encoder": "vision", "layer": 2, "weight": 0.5, "keep": "step"}
 
 
-def stages_of(name: str, batch: int) -> list[tuple[float, dict[str, Any]]]:
+def stages_of(name: str, batch: int, *, prepared: bool) -> list[tuple[float, dict[str, Any]]]:
     """The stages of a recipe, each with its share of the arithmetic."""
+    drawn = DRAWING | {"prepared_moments": prepared}
     if name == "published":
-        frozen = DRAWING | {"understanding_gradient": 0.0, "copy_understanding": True}
+        frozen = drawn | {"understanding_gradient": 0.0, "copy_understanding": True}
         reading = {"name": "understanding", "objective": {"kind": "understanding"}}
         drawing = {"name": "generation", "objective": frozen | {"alignment": ALIGNMENT}}
         return [
             (0.2, PUBLISHED | reading | {"trains": READS, "batch_size": batch}),
             (0.8, PUBLISHED | drawing | {"trains": ["model.generation.*"], "batch_size": batch}),
         ]
-    joint = DRAWING | {"kind": "joint", "understanding_gradient": 1.0, "reading": 1, "drawing": 2}
+    joint = drawn | {"kind": "joint", "understanding_gradient": 1.0, "reading": 1, "drawing": 2}
     joint |= {"times": {"stratified": True}}
     seeing = {"name": "vision", "objective": {"kind": "vision", "least": 20}}
     both = {"name": "joint", "objective": joint, "trains": ["model.*"]}
@@ -108,9 +108,11 @@ def looking(run: RecipeRun, stage: StageSettings) -> dict[str, float]:
     return {"dev_cross_entropy": right, "looking": wrong - right}
 
 
-def counted(name: str, batch: int, flop: float, run_of: Callable[..., RecipeRun]) -> list[int]:
+def counted(
+    shared: list[tuple[float, dict[str, Any]]], flop: float, run_of: Callable[..., RecipeRun]
+) -> list[int]:
     """How many steps of each stage the arithmetic pays for."""
-    shares, stages = zip(*stages_of(name, batch), strict=True)
+    shares, stages = zip(*shared, strict=True)
     run = run_of(list(stages), [10] * len(stages))
     plan = with_costs(run, run.plan([stage["name"] for stage in stages]))
     costs = [entry.costs.flop for entry in plan if entry.costs is not None]
@@ -152,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", type=Path, required=True, help="its sizes are taken")
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder with vae/")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--flop", type=float, default=2e13)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=3)
@@ -160,8 +162,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     tree = yaml.safe_load(options.recipe.read_text("utf-8"))
-    side = tree["data"]["image_size"]
-    tree["data"] = {"kind": "prepared", "root": str(options.data), "image_size": side}
+    prepared = options.data is not None
+    if prepared:
+        side = tree["data"]["image_size"]
+        tree["data"] = {"kind": "prepared", "root": str(options.data), "image_size": side}
     results: dict[str, dict[int, dict[str, Any]]] = {"published": {}, "ours": {}}
     steps: dict[str, list[int]] = {}
     for seed in range(1, options.seeds + 1):
@@ -179,9 +183,10 @@ def main() -> None:
                 run.begin_from(options.autoencoder)
                 return run
 
+            shared = stages_of(name, options.batch, prepared=prepared)
             if name not in steps:
-                steps[name] = counted(name, options.batch, options.flop, run_of)
-            run = run_of([stage for _, stage in stages_of(name, options.batch)], steps[name])
+                steps[name] = counted(shared, options.flop, run_of)
+            run = run_of([stage for _, stage in shared], steps[name])
             by_seed[seed] = measured(run, run.recipe)
             print(f"{name}, seed {seed}: {steps[name]} steps, {by_seed[seed]}", flush=True)
             outcome = {
