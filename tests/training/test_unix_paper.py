@@ -1,6 +1,7 @@
 """The published recipe: its numbers, its plan on any machine, and a tiny run of it."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.convert.janus import tiny_janus, write_janus, write_vae
+from unix_cxr.cli import main
 from unix_cxr.training import networks as networks_module
 from unix_cxr.training.networks import Networks
 from unix_cxr.training.recipe import RecipeRun, run_recipe
@@ -19,6 +22,7 @@ from .conftest import tree, write_films
 
 PAPER = Path(__file__).parents[2] / "recipes" / "unix-paper.yaml"
 MakeRecipe = Callable[..., Recipe]
+STAGES = ("understanding", "generation", "finetune")
 TINY = {
     "data": "{kind: table, root: ROOT, subsets: [made-up], image_size: 48}",
     "autoencoder": "{channels: [4, 4, 4, 4, 8], layers_per_block: 1, latent_channels: 2, "
@@ -38,7 +42,7 @@ TINY = {
 
 def overrides(root: Path) -> list[str]:
     chosen = {key: value.replace("ROOT", str(root)) for key, value in TINY.items()}
-    for name in ("understanding", "generation", "finetune"):
+    for name in STAGES:
         chosen |= {
             f"stages.{name}.{key}": value
             for key, value in {
@@ -148,6 +152,64 @@ def test_a_tiny_run_of_it(tmp_path: Path) -> None:
         source: Any = run.task(stage, run.data_of(stage)).source
         drawn.append(tuple(source.batch(0).latents.shape[-2:]))
     assert drawn == [(2, 2), (4, 4)]
+
+
+def convert(monkeypatch: pytest.MonkeyPatch, source: Path, target: Path, vae: Path) -> None:
+    command = ["unix-cxr", "convert", "janus", str(source), str(target), "--vae", str(vae)]
+    command += ["--latent-channels", "2", "--max-latent-size", "4"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["transformers", "original"])
+def test_it_begins_from_a_converted_janus(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The header's one command, and all three stages of the recipe from what it wrote."""
+    source = write_janus(tmp_path / "janus", tiny_janus(), layout, "sharded safetensors")
+    vae, target = write_vae(tmp_path / "vae"), tmp_path / "checkpoints" / "janus-pro-1b"
+    convert(monkeypatch, source, target, vae)
+    changes = overrides(write_films(tmp_path / "films", side=64))
+    sizes = "{hidden_size: 64, intermediate_size: 96, layers: 2, heads: 4, kv_heads: 2, "
+    sizes += "head_dim: 16, vocabulary_size: 300, vision_hidden_size: 128, "
+    sizes += "vision_intermediate_size: 256, vision_layers: 2, vision_heads: 2, "
+    sizes += "vision_patch_size: 16, max_latent_size: 4}"
+    changes += [f"model={sizes}", f"begins_from={target}"]
+    changes += [f"stages.{name}.allow_random=false" for name in STAGES]
+    recipe = load_recipe(PAPER, changes)
+    dry = run_recipe(recipe, tmp_path / "dry", dry_run=True)
+    assert dry.random_parts == ()
+    summary = run_recipe(recipe, tmp_path / "out")
+    assert [result.name for result in summary.results] == list(STAGES)
+    begun = load_file(target / "model" / "model.safetensors")
+    read, drawn = (
+        load_file(tmp_path / "out" / name / "model" / "model.safetensors")
+        for name in ("understanding", "finetune")
+    )
+    learned = {name for name in begun if not torch.equal(begun[name], read[name])}
+    assert "language_model.model.layers.1.self_attn.q_norm.weight" in learned
+    assert not any(name.startswith("generation.") for name in learned)
+    # two steps of Adam at 1e-4 lie between Janus and what has learned to read
+    key = "language_model.model.layers.0.mlp.up_proj.weight"
+    assert 0 < float((begun[key] - read[key]).abs().max()) < 1e-3
+    frozen = [name for name in read if not name.startswith("generation.")]
+    assert all(torch.equal(read[name], drawn[name]) for name in frozen)
+    stored = load_file(tmp_path / "out/pipeline/vae/diffusion_pytorch_model.safetensors")
+    theirs = load_file(vae / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(stored[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.slow
+def test_a_janus_of_other_sizes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_janus(tmp_path / "janus", tiny_janus(), "transformers")
+    target = tmp_path / "begun"
+    convert(monkeypatch, source, target, write_vae(tmp_path / "vae"))
+    changes = [*overrides(write_films(tmp_path / "films", side=64)), f"begins_from={target}"]
+    with pytest.raises(ValueError, match=r"hidden_size is 64, the recipe says 16"):
+        run_recipe(load_recipe(PAPER, changes), tmp_path / "out")
 
 
 # -- what it needs of recipes ------------------------------------------------------------------

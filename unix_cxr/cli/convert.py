@@ -135,6 +135,8 @@ def _tell(report: "ConversionReport", target: Path, json: bool) -> None:
     if json:
         typer.echo(report.to_json())
         return
-    for name, why in report.dropped.items():
-        typer.echo(f"dropped {name}: {why}")
+    for why in dict.fromkeys(report.dropped.values()):
+        names = [name for name, reason in report.dropped.items() if reason == why]
+        shown = names[0] if len(names) == 1 else f"{len(names)} keys such as {names[0]}"
+        typer.echo(f"dropped {shown}: {why}")
     typer.echo(f"{report.summary()}; every key in {report_file}")

@@ -50,7 +50,7 @@ def _from_folder(folder: Path, latent_channels: int) -> AutoencoderKL:
         vae, told = library.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"the autoencoder in {folder} is damaged or not of its config ({error}); copy or "
             "download it again"
