@@ -5,13 +5,13 @@ Axes: b X-rays, h rows, w columns.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 from torch.nn import functional
 
 from unix_cxr.evaluation.classifier import ClassifierConfig, XrayClassifier
@@ -126,28 +126,60 @@ def _train_epoch(
     scheduler: torch.optim.lr_scheduler.LambdaLR,
     generator: torch.Generator,
 ) -> float:
-    classifier.train()
     share = train.pneumonia.float().mean()
-    total = 0.0
-    for rows in torch.split(torch.randperm(len(train), generator=generator), training.batch_size):
+
+    def loss(rows: Int[Tensor, " b"]) -> Tensor:
         images = augment(train.images[rows], training.max_shift, generator)
-        wanted = train.pneumonia[rows].float()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits, _ = classifier.see(classifier.prepare(images))
         weight = torch.where(train.pneumonia[rows], 0.5 / share, 0.5 / (1 - share))
-        loss = functional.binary_cross_entropy_with_logits(logits, wanted, weight=weight)
-        if not torch.isfinite(loss):
+        wanted = train.pneumonia[rows].float()
+        return functional.binary_cross_entropy_with_logits(logits, wanted, weight=weight)
+
+    order = torch.split(torch.randperm(len(train), generator=generator), training.batch_size)
+    return learn(classifier, order, loss, optimizer, scheduler, "the classifier")
+
+
+def learn(
+    network: nn.Module,
+    batches: Iterable[Int[Tensor, " b"]],
+    loss: Callable[[Int[Tensor, " b"]], Float[Tensor, ""]],
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    about: str,
+) -> float:
+    """One step for each batch, with gradients cut to a norm of 1.
+
+    Args:
+        network: learns, in training mode.
+        batches: rows of the X-rays of each step.
+        loss: mean over the X-rays at these rows.
+        optimizer: of the network's parameters.
+        scheduler: goes on after each step.
+        about: what errors call it.
+
+    Returns:
+        The mean loss over all X-rays, while it learned.
+
+    Raises:
+        ValueError: a loss is not finite.
+    """
+    network.train()
+    total, count = 0.0, 0
+    for rows in batches:
+        value = loss(rows)
+        if not torch.isfinite(value):
             raise ValueError(
-                f"the classifier's loss is {loss.item()}; lower learning_rate "
-                f"({training.learning_rate})"
+                f"{about}: the loss is {value.item()}; lower learning_rate "
+                f"({optimizer.defaults['lr']})"
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
-        total += loss.item() * len(rows)
-    return total / len(train)
+        total, count = total + value.item() * len(rows), count + len(rows)
+    return total / count
 
 
 def augment(

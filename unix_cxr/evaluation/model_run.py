@@ -4,14 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.gathering import my_share, process_index, wait_for_all
-from unix_cxr.evaluation.imaging.extractors import FeatureExtractor, VisionTowerExtractor
+from unix_cxr.evaluation.imaging.extractors import (
+    FeatureExtractor,
+    VisionTowerExtractor,
+    weights_hash,
+)
 from unix_cxr.evaluation.imaging.fidelity import require_enough
 from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet, refuse_overlap
 from unix_cxr.evaluation.imaging.suite import ImageOptions, Judges, evaluate_images
@@ -37,10 +41,12 @@ from unix_cxr.evaluation.results import MetricResult, Skipped
 from unix_cxr.evaluation.run_folders import Run
 from unix_cxr.evaluation.text.label_scores import ReportLabeler
 from unix_cxr.evaluation.text.suite import ReportEvaluation, evaluate_report_pairs
-from unix_cxr.files import append_line
+from unix_cxr.files import append_line, write_text
 from unix_cxr.pipelines.batch import SOLVERS, DrawingOptions
 from unix_cxr.pipelines.marking import prompt_hash, save_synthetic_png
 from unix_cxr.pipelines.pipeline import UniXPipeline
+
+Item = TypeVar("Item")
 
 PREDICTIONS: Final = "predictions.jsonl"
 DRAWN: Final = "drawn"
@@ -144,11 +150,13 @@ def draw_texts(
 ) -> ImageSet:
     """One X-ray for the text of every X-ray of `data`, with its labels; each has its own seed.
 
-    An X-ray that is there, drawn by this model from the same text, seed and settings, is kept.
-    Under several processes each draws its share.
+    An X-ray that is there, drawn by these weights from the same text, seed and settings, is kept.
+    Where one of a batch is missing the whole batch is drawn, because what stands beside it in a
+    batch may change an X-ray by a grey level. Under several processes each draws its share.
     """
     pipeline.scheduler = SOLVERS[drawing.solver](pipeline.defaults.shift)
     settings = {
+        "weights": weights_hash(pipeline.model),
         "solver": drawing.solver,
         "steps": drawing.steps or "default",
         "guidance_scale": drawing.guidance_scale or "default",
@@ -161,10 +169,10 @@ def draw_texts(
         (image, {"seed": drawing.seed + row, "prompt_sha256": prompt_hash(image.text), **settings})
         for row, image in enumerate(images)
     ]
-    todo = [(image, facts) for image, facts in my_share(jobs) if not _is_drawn(image, facts)]
-    starts = range(0, len(todo), drawing.batch_size)
-    for start in tqdm(starts, desc="drawing", unit="batch", disable=None):
-        batch = todo[start : start + drawing.batch_size]
+    for batch in tqdm(_batches(my_share(jobs), drawing.batch_size), "drawing", disable=None):
+        missing = [not _is_drawn(image, facts) for image, facts in batch]
+        if not any(missing):
+            continue
         drawn = pipeline(
             [image.text for image, _ in batch],
             num_inference_steps=drawing.steps,
@@ -172,9 +180,15 @@ def draw_texts(
             seed=[int(str(facts["seed"])) for _, facts in batch],
         )
         for row, (image, facts) in enumerate(batch):
-            save_synthetic_png(drawn.images[row], Path(str(image.image)), drawn.facts(row) | facts)
+            if missing[row]:
+                path = Path(str(image.image))
+                save_synthetic_png(drawn.images[row], path, drawn.facts(row) | facts)
     wait_for_all()
     return ImageSet(f"{pipeline.model_id}-drawn", images, "image")
+
+
+def _batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _asked(one: ImageFile) -> tuple[frozenset[str], str]:
@@ -194,35 +208,46 @@ def _is_drawn(image: ImageFile, facts: Mapping[str, object]) -> bool:
 def write_reports(
     pipeline: UniXPipeline, data: ImageSet, path: Path, options: ModelOptions
 ) -> dict[str, str]:
-    """The model's report of every X-ray by id; those in the file are not written again."""
-    reports = _written_before(path)
-    todo = [one for one in data if one.id not in reports]
+    """The model's report of every X-ray by id; those in the file are not written again.
+
+    Reports of other weights or another length are removed from the file. Where one of a batch is
+    missing the whole batch is written, as in `draw_texts`.
+    """
+    mark = f"{weights_hash(pipeline.model)}-{options.max_new_tokens}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if process_index() == 0:
-        _end_last_line(path)
-        starts = range(0, len(todo), options.batch_size)
-        for start in tqdm(starts, desc="writing reports", unit="batch", disable=None):
-            batch = todo[start : start + options.batch_size]
+        reports = _only_ours(path, mark)
+        batches = _batches(data.images, options.batch_size)
+        for batch in tqdm(batches, "writing reports", unit="batch", disable=None):
+            missing = [one.id not in reports for one in batch]
+            if not any(missing):
+                continue
             texts = pipeline.describe(
                 [one.image for one in batch], max_new_tokens=options.max_new_tokens
             ).reports
-            for one, text in zip(batch, texts, strict=True):
-                append_line(path, json.dumps({"id": one.id, "text": text}, ensure_ascii=False))
+            for one, text, new in zip(batch, texts, missing, strict=True):
+                if new:
+                    row = {"id": one.id, "text": text, "by": mark}
+                    append_line(path, json.dumps(row, ensure_ascii=False))
     wait_for_all()
-    reports = _written_before(path)
+    reports = {row["id"]: row["text"] for row in _rows_before(path)}
     return {one.id: reports[one.id] for one in data}
 
 
-def _end_last_line(path: Path) -> None:
-    """A line that was cut off when a run was killed stays alone."""
-    if path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-        append_line(path, "")
+def _only_ours(path: Path, mark: str) -> dict[str, str]:
+    """Reports that were written so; a file with others, or with a line cut off, is cleaned."""
+    rows = _rows_before(path)
+    ours = [row for row in rows if row.get("by") == mark]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ours)
+    if path.is_file() and path.read_bytes() != text.encode():
+        write_text(path, text)
+    return {row["id"]: row["text"] for row in ours}
 
 
-def _written_before(path: Path) -> dict[str, str]:
-    reports: dict[str, str] = {}
+def _rows_before(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     if not path.is_file():
-        return reports
+        return rows
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             row: dict[str, Any] = json.loads(line)
@@ -230,8 +255,8 @@ def _written_before(path: Path) -> dict[str, str]:
             continue  # a line of a run that was killed while it wrote
         if not isinstance(row, dict) or not {"id", "text"} <= set(row):
             raise ValueError(f"{path} holds {line[:80]!r}, no report of ours; use another folder")
-        reports[row["id"]] = row["text"]
-    return reports
+        rows.append(row)
+    return rows
 
 
 def _evaluate_written(
@@ -274,7 +299,8 @@ def _understanding(
         absent.append(Skipped("probe", remedy))
     wordings = options.statements or {}
     statements = {label: wordings.get(label) or usual_statements(label) for label in labels}
-    zero = zero_shot(pipeline, data, statements, resampling, options.batch_size)
+    cache = options.images.extraction.cache
+    zero = zero_shot(pipeline, data, statements, resampling, options.batch_size, cache)
     return probes, zero, absent
 
 

@@ -3,19 +3,13 @@
 Axes: b X-rays of a batch, n X-rays, f features, h rows, w columns.
 """
 
-import hashlib
-import json
-import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
@@ -23,12 +17,7 @@ from tqdm.auto import tqdm
 from unix_cxr.evaluation.gathering import gather_rows, my_share
 from unix_cxr.evaluation.imaging.extractors import FeatureExtractor
 from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
-from unix_cxr.files import replacing
-
-_KEY_LENGTH: Final = 16
-_IMAGES: Final = "images"
-_ROWS: Final = 1024
-_SECONDS: Final = 10.0
+from unix_cxr.evaluation.row_store import RowStore
 
 
 @dataclass(frozen=True)
@@ -85,8 +74,10 @@ def extract_all(
         ValueError: see `extract`.
     """
     extraction = extraction or Extraction()
-    views = [(extractor, extraction.squash), *((one, None) for one in also)]
-    caches = [FeatureCache(extraction.cache, *view) for view in views]
+    views = [
+        _View(extraction.cache, extractor, extraction.squash),
+        *(_View(extraction.cache, one, None) for one in also),
+    ]
     mine = my_share(images.images)
     found: list[list[Tensor]] = [[] for _ in views]
     bar = tqdm(
@@ -96,17 +87,16 @@ def extract_all(
         disable=None if extraction.progress else True,
     )
     with bar, ExitStack() as stack:
-        for cache in caches:
-            stack.enter_context(cache)
+        for view in views:
+            stack.enter_context(view.store)
         for start in range(0, len(mine), extraction.batch_size):
             batch = _Batch(mine[start : start + extraction.batch_size])
-            for rows, cache in zip(found, caches, strict=True):
-                rows.append(cache.features(batch))
+            for rows, view in zip(found, views, strict=True):
+                rows.append(view.features(batch))
             bar.update(len(batch.images))
-    widths = (one.width for one, _ in views)
     return [
-        gather_rows(torch.cat(rows) if rows else torch.empty(0, width), len(images))
-        for rows, width in zip(found, widths, strict=True)
+        gather_rows(torch.cat(rows) if rows else torch.empty(0, view.extractor.width), len(images))
+        for rows, view in zip(found, views, strict=True)
     ]
 
 
@@ -137,46 +127,17 @@ class _Batch:
         return self._pixels[one]
 
 
-class FeatureCache:
-    """What an extractor saw, found by the images' content and the extractor.
-
-    Features wait in memory until they are many or ten seconds old, and then become one file, which
-    is whole or absent. Batches stay together: after a kill those that are missing are the batches
-    of a run that was not killed, and so are their features, to the last bit.
-
-    Args:
-        folder: of all features; None keeps none.
-        extractor: sees the X-rays.
-        squash: see `Extraction`.
-    """
+class _View:
+    """What one extractor sees, of which nothing is looked at twice."""
 
     def __init__(
-        self, folder: Path | None, extractor: FeatureExtractor, squash: int | None = None
+        self, folder: Path | None, extractor: FeatureExtractor, squash: int | None
     ) -> None:
         self.extractor, self.squash = extractor, squash
-        self.key = json.dumps({**extractor.facts(), "squash": squash}, sort_keys=True)
-        digest = hashlib.sha256(self.key.encode()).hexdigest()[:_KEY_LENGTH]
-        self.folder = None if folder is None else folder / digest
-        self._places: dict[str, tuple[Path, int]] = {}
-        self._waiting: dict[str, Float[Tensor, " f"]] = {}
-        self._written = time.monotonic()
-        if self.folder is not None and self.folder.is_dir():
-            for path in sorted(self.folder.glob("*.safetensors")):
-                self._index(path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._write()
+        self.store = RowStore(folder, {**extractor.facts(), "squash": squash})
 
     def features(self, batch: _Batch) -> Float[Tensor, "b f"]:
-        """Of every X-ray of a batch; those that are not known are looked at, and kept.
-
-        Raises:
-            ValueError: features that are NaN or infinite; the message names the X-ray.
-        """
-        found = self.known(batch.hashes)
+        found = self.store.known(batch.hashes)
         fresh = batch.fresh(found)
         if fresh:
             pixels = [batch.pixels(one, image) for one, image in fresh.items()]
@@ -192,50 +153,5 @@ class FeatureCache:
                 )
             seen = dict(zip(fresh, features, strict=True))
             found.update(seen)
-            self._keep(seen)
+            self.store.keep(seen)
         return torch.stack([found[one] for one in batch.hashes])
-
-    def known(self, hashes: Sequence[str]) -> dict[str, Float[Tensor, " f"]]:
-        """The features that are there, by the hash of the image."""
-        wanted = set(hashes)
-        found = {one: self._waiting[one] for one in wanted & self._waiting.keys()}
-        by_file: dict[Path, list[tuple[str, int]]] = {}
-        for one in wanted & self._places.keys():
-            path, row = self._places[one]
-            by_file.setdefault(path, []).append((one, row))
-        for path, rows in by_file.items():
-            with safe_open(path, framework="pt") as file:
-                features = file.get_tensor("features")
-            found.update({one: features[row].clone() for one, row in rows})
-        return found
-
-    def _keep(self, features: Mapping[str, Float[Tensor, " f"]]) -> None:
-        if self.folder is None:
-            return
-        self._waiting.update(features)
-        if len(self._waiting) >= _ROWS or time.monotonic() - self._written >= _SECONDS:
-            self._write()
-
-    def _write(self) -> None:
-        if self.folder is None or not self._waiting:
-            return
-        hashes = list(self._waiting)
-        name = hashlib.sha256("".join(hashes).encode()).hexdigest()[:_KEY_LENGTH]
-        path = self.folder / f"{name}.safetensors"
-        metadata = {_IMAGES: json.dumps(hashes), "extractor": self.key}
-        features = torch.stack(list(self._waiting.values()))
-        with replacing(path) as temporary:
-            save_file({"features": features}, temporary, metadata=metadata)
-        self._places.update({one: (path, row) for row, one in enumerate(hashes)})
-        self._waiting.clear()
-        self._written = time.monotonic()
-
-    def _index(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="pt") as file:
-                hashes = json.loads(file.metadata()[_IMAGES])
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path} is no file of features ({error}); remove it, and they are taken again"
-            ) from error
-        self._places.update({one: (path, row) for row, one in enumerate(hashes)})

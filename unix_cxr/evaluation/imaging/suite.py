@@ -218,7 +218,10 @@ def evaluate_images(
     if judges.alignment is not None and not any(one.metric == "alignment" for one in absent):
         scorer = judges.alignment
         makers["alignment"] = lambda: measure_alignment(
-            drawn, scorer, replace(options.resampling, unit=drawn.unit)
+            drawn,
+            scorer,
+            replace(options.resampling, unit=drawn.unit),
+            cache=options.extraction.cache,
         )
     plugins = installed_metrics("images") if judges.metrics is None else judges.metrics
     makers |= {metric.name: _measuring(metric, comparison) for metric in plugins}

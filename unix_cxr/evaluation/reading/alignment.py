@@ -3,9 +3,9 @@
 Axes: n X-rays, h rows, w columns.
 """
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from unix_cxr.evaluation.corpus_metric import Resampling, mean_metric, mean_statistics
 from unix_cxr.evaluation.imaging.extractors import weights_hash
-from unix_cxr.evaluation.imaging.image_sets import ImageSet
+from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
 from unix_cxr.evaluation.results import MetricResult, MetricUnavailable
+from unix_cxr.evaluation.row_store import RowStore
 from unix_cxr.evaluation.xrays import check_images
 from unix_cxr.functional.images import resize_and_pad
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 _ROUNDING: Final = 1e-6
 _FILES: Final = ("config.json", "model.safetensors", "preprocessor_config.json")
+
+
+ScorePairs = Callable[[Sequence[Tensor], Sequence[str]], Tensor]
+"""Pixels and texts to one score per pair, such as an `ImageTextScorer`."""
 
 
 class ImageTextScorer(Protocol):
@@ -57,19 +62,24 @@ class LikelihoodScorer:
     def __init__(self, pipeline: "UniXPipeline") -> None:
         self.pipeline = pipeline
         self.name = f"{pipeline.model_id}-likelihood"
+        self._weights = weights_hash(pipeline.model)  # of all: the tower decides what is read
 
     def facts(self) -> Mapping[str, object]:
         """For the signature."""
-        return {"scorer": self.name, "weights": weights_hash(self.pipeline.model.language_model)}
+        return {"scorer": self.name, "weights": self._weights}
 
     def __call__(
         self, images: Sequence[Float[Tensor, "1 h w"]], texts: Sequence[str]
     ) -> Float[Tensor, " n"]:
         """Nats per character."""
+        return self.of_texts(images, texts) / torch.tensor([max(1, len(text)) for text in texts])
+
+    def of_texts(
+        self, images: Sequence[Float[Tensor, "1 h w"]], texts: Sequence[str]
+    ) -> Float[Tensor, " n"]:
+        """Nats of each text as a whole."""
         pixels = [image[0].clamp(0, 1).numpy() for image in images]
-        scores = self.pipeline.score(pixels, list(texts))
-        lengths = torch.tensor([max(1, len(text)) for text in texts])
-        return torch.tensor(scores, dtype=torch.float64) / lengths
+        return torch.tensor(self.pipeline.score(pixels, list(texts)), dtype=torch.float64)
 
 
 class DualEncoderScorer:
@@ -171,6 +181,7 @@ def measure_alignment(
     resampling: Resampling,
     *,
     batch_size: int = 16,
+    cache: Path | None = None,
 ) -> list[MetricResult]:
     """Two X-rays and their two texts: do they fit better as they belong than exchanged?
 
@@ -183,6 +194,7 @@ def measure_alignment(
         scorer: judges the pairs.
         resampling: the bootstrap.
         batch_size: pairs at once.
+        cache: folder of scores; what it holds is not computed again.
 
     Returns:
         `alignment/wins`: share of pairs that fit better as they belong (chance .5);
@@ -199,14 +211,19 @@ def measure_alignment(
             f"{silent[0]!r}); write the prompt or report into the manifest"
         )
     others = partners(texts, resampling.seed)
-    own = _scores(images, texts, scorer, batch_size)
-    with_other_text = _scores(images, [texts[row] for row in others], scorer, batch_size)
-    other_images = [replace(images.images[row], id=str(place)) for place, row in enumerate(others)]
-    on_other_image = _scores(ImageSet("others", tuple(other_images)), texts, scorer, batch_size)
+    other_texts = [texts[row] for row in others]
+    other_images = [images.images[row] for row in others]
+    scored = scorer.facts()
+
+    def score(pictures: Sequence[ImageFile], words: Sequence[str]) -> Float[Tensor, " n"]:
+        return score_pairs(pictures, words, scorer, scored, batch_size, cache)
+
+    own, with_other_text = score(images.images, texts), score(images.images, other_texts)
+    on_other_image = score(other_images, texts)
     margin = (own + own[others] - with_other_text - on_other_image) / 2
     tied = margin.abs() <= _ROUNDING * own.abs()
     wins = torch.where(tied, 0.5, (margin > 0).double())
-    facts = {**scorer.facts(), "against": "another X-ray of the set and its text"}
+    facts = {**scored, "against": "another X-ray of the set and its text"}
     return [
         mean_metric(f"alignment/{name}", facts=facts, comparable=scorer.comparable).measure(
             mean_statistics(values), images.ids, images.groups, resampling
@@ -215,11 +232,39 @@ def measure_alignment(
     ]
 
 
-def _scores(
-    images: ImageSet, texts: Sequence[str], scorer: ImageTextScorer, batch_size: int
+def score_pairs(
+    images: Sequence[ImageFile],
+    texts: Sequence[str],
+    scorer: ScorePairs,
+    facts: Mapping[str, object],
+    batch_size: int = 16,
+    cache: Path | None = None,
 ) -> Float[Tensor, " n"]:
+    """One score for each X-ray with its text; a batch of which all are known is not scored again.
+
+    Args:
+        images: X-rays.
+        texts: one for each.
+        scorer: takes pixels and texts.
+        facts: of the scorer: what the scores in the cache depend on.
+        batch_size: pairs at once.
+        cache: folder of scores; None keeps none.
+    """
     parts = []
-    for start in range(0, len(images), batch_size):
-        batch = [one.load() for one in images.images[start : start + batch_size]]
-        parts.append(scorer(batch, texts[start : start + batch_size]).double())
+    with RowStore(cache, {"scores": "image and text", **facts}) as store:
+        for start in range(0, len(images), batch_size):
+            some = slice(start, start + batch_size)
+            pairs = list(zip(images[some], texts[some], strict=True))
+            keys = [_pair_key(image, text) for image, text in pairs]
+            known = store.known(keys)
+            if len(known) < len(set(keys)):
+                pixels = [image.load() for image, _ in pairs]
+                scores = scorer(pixels, [text for _, text in pairs]).double()
+                known = dict(zip(keys, scores[:, None], strict=True))
+                store.keep(known)
+            parts.append(torch.cat([known[one] for one in keys]))
     return torch.cat(parts)
+
+
+def _pair_key(image: ImageFile, text: str) -> str:
+    return hashlib.sha256(f"{image.content_hash()}\0{text}".encode()).hexdigest()

@@ -6,6 +6,7 @@ Axes: n X-rays, h rows, w columns, s side, f features.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -17,6 +18,7 @@ from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.imaging.extractors import FeatureExtractor
 from unix_cxr.evaluation.imaging.features import Extraction, extract
 from unix_cxr.evaluation.imaging.image_sets import ImageSet
+from unix_cxr.evaluation.reading.alignment import LikelihoodScorer, score_pairs
 from unix_cxr.evaluation.reading.curves import area_results, mean_result
 from unix_cxr.evaluation.reading.probe import fit_probe, label_table, learnable
 from unix_cxr.evaluation.results import MetricResult
@@ -204,6 +206,7 @@ def zero_shot(
     statements: Mapping[str, Statements],
     resampling: Resampling,
     batch_size: int = 16,
+    cache: Path | None = None,
 ) -> list[MetricResult]:
     """Classification without training: which statement does the model find likelier?
 
@@ -216,10 +219,23 @@ def zero_shot(
         statements: by label.
         resampling: the bootstrap.
         batch_size: X-rays at once.
+        cache: folder of likelihoods; what it holds is not computed again.
 
     Raises:
         ValueError: a label is on all X-rays or on none.
     """
+    scorer = LikelihoodScorer(pipeline)
+    scored = {**scorer.facts(), "per": "text"}
+
+    def likelihoods(texts: Sequence[str]) -> Float[Tensor, " n"]:
+        columns = [
+            score_pairs(
+                images.images, [text] * len(images), scorer.of_texts, scored, batch_size, cache
+            )
+            for text in texts
+        ]
+        return torch.stack(columns, dim=1).logsumexp(dim=1)
+
     results: list[MetricResult] = []
     for label, wordings in statements.items():
         positive = label_table([one.labels for one in images], [label])[:, 0]
@@ -228,10 +244,7 @@ def zero_shot(
                 f"{label!r} is on {int(positive.sum())} of {len(images)} X-rays of {images.name}; "
                 "zero-shot classification needs both classes"
             )
-        sides = [
-            _likelihoods(pipeline, images, texts, batch_size)
-            for texts in (wordings.present, wordings.absent)
-        ]
+        sides = [likelihoods(texts) for texts in (wordings.present, wordings.absent)]
         facts: dict[str, object] = {
             "model": pipeline.model_id,
             "score": "log-likelihood ratio",
@@ -247,16 +260,3 @@ def zero_shot(
             resampling,
         )
     return results
-
-
-def _likelihoods(
-    pipeline: "UniXPipeline", images: ImageSet, texts: Sequence[str], batch_size: int
-) -> Float[Tensor, " n"]:
-    columns = []
-    for text in texts:
-        scores: list[float] = []
-        for start in range(0, len(images), batch_size):
-            batch = images.images[start : start + batch_size]
-            scores += pipeline.score([one.image for one in batch], [text] * len(batch))
-        columns.append(torch.tensor(scores, dtype=torch.float64))
-    return torch.stack(columns, dim=1).logsumexp(dim=1)

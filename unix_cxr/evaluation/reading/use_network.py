@@ -17,7 +17,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 
 from unix_cxr.evaluation.classifier import ClassifierConfig, XrayClassifier
-from unix_cxr.evaluation.classifier_training import augment
+from unix_cxr.evaluation.classifier_training import augment, learn
 from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.imaging.image_sets import ImageSet
 from unix_cxr.evaluation.reading.probe import label_table, learnable
@@ -194,26 +194,18 @@ def train_network(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, training.learning_rate, total_steps=training.steps + 1, pct_start=_WARM_UP
     )
-    network.train()
-    batches = _batches(len(images), training, generator)
-    hidden = None if training.progress else True
-    for rows in tqdm(batches, about, training.steps, unit="step", disable=hidden):
+
+    def loss(rows: Int[Tensor, " b"]) -> Float[Tensor, ""]:
         batch = augment(images[rows].float() / _GREYS, training.max_shift, generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = network(batch)
-        loss = functional.binary_cross_entropy_with_logits(logits, labels[rows].float())
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"{about}: the loss is {loss.item()}; lower learning_rate "
-                f"({training.learning_rate})"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    network.eval()
-    return network
+        return functional.binary_cross_entropy_with_logits(logits, labels[rows].float())
+
+    batches = _batches(len(images), training, generator)
+    hidden = None if training.progress else True
+    shown = tqdm(batches, about, training.steps, unit="step", disable=hidden)
+    learn(network, shown, loss, optimizer, schedule, about)
+    return network.eval()
 
 
 def _batches(
