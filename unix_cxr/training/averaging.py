@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from unix_cxr.training.sharding import part_like
+
 
 class WeightAverage:
     """average <- d average + (1 - d) weight after step k, with d = min(decay, (1 + k) / (10 + k)).
@@ -37,7 +39,7 @@ class WeightAverage:
     def restore(self, values: Mapping[str, Tensor]) -> None:
         """Put a checkpoint's average in the place of this one."""
         for name in self.values:
-            self.values[name].copy_(values[name])
+            self.values[name].copy_(part_like(values[name], self.values[name]))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

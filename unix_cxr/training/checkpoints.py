@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unix_cxr.files import explaining_full_disk, replacing, sha256, write_text
 from unix_cxr.training.identity import changed_keys
 from unix_cxr.training.settings import StageSettings
+from unix_cxr.training.sharding import part_like
 
 _STATE: Final = "state.json"
 logger = logging.getLogger(__name__)
@@ -282,4 +283,4 @@ def restore_optimizer(
         parameter = names[name]
         # the optimizer counts steps on the CPU; what has a parameter's shape lies where it lies
         like = value if entry == "step" else torch.empty_like(parameter, dtype=value.dtype)
-        optimizer.state[parameter][entry] = like.copy_(value)
+        optimizer.state[parameter][entry] = like.copy_(part_like(value, like))

@@ -60,7 +60,7 @@ class Trainer(Standing):
         self._tell_of_start(resumes=self.restore())
         last: dict[str, float] | None = None
         peak = gemm_peak(self.device, self.stage.precision)
-        self.objective.train()
+        self._wrapped.train()
         with (
             listening() as request,
             self._telling_of_workers(),
@@ -92,12 +92,11 @@ class Trainer(Standing):
         best = self.best.best
         if best is None:
             self.average.apply()
+            self._settle()
             self.exported = {"exported": "last", "exported_step": self.step}
             return last
-        kept = self.best.load()
-        with torch.no_grad():
-            for name, parameter in self.learning.items():
-                parameter.copy_(kept[name])
+        self._put(self.best.load())
+        self._settle()
         self.exported = {"exported": "best", "exported_step": best.step}
         self.exported |= {"metric": best.metric, "value": best.value}
         logger.info(
@@ -196,7 +195,12 @@ class Trainer(Standing):
         was_training = self.objective.training
         self.objective.eval()
         try:
-            with torch.no_grad(), undisturbed(self.device), self.average.applied():
+            with (
+                torch.no_grad(),
+                undisturbed(self.device),
+                self.average.applied(),
+                self._whole(),
+            ):
                 yield
         finally:
             self.objective.train(was_training)
@@ -227,10 +231,8 @@ class Trainer(Standing):
         if found:
             self._log(found | dict(by_time))
         if self.best.is_better(found):
-            weights = {name: value.detach() for name, value in self.learning.items()}
-            self.best.take(
-                self.step, found, self.average.values or weights, writes=self.processes.first
-            )
+            weights = self._gathered(self.average.values or self.learning)
+            self.best.take(self.step, found, weights, writes=self.processes.first)
         return found
 
     def _terms(self, objective: Any, batch: Any) -> Mapping[str, LossTerm]:  # noqa: ANN401 - the stage's

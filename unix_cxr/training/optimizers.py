@@ -1,12 +1,15 @@
 """What turns a stage's gradients into steps: AdamW for everything, or Muon for the layers."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from unix_cxr.training.settings import StageSettings
+from unix_cxr.training.sharding import part_like, whole
 
 _OF_LAYERS: Final = ".layers."
 _MATRIX: Final = 2
@@ -82,7 +85,26 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for optimizer, group in zip(self._optimizers, self.param_groups, strict=True):
             optimizer.param_groups = [group]
             optimizer.state = self.state
-            optimizer.step()
+            if optimizer is self._muon and any(isinstance(p, DTensor) for p in group["params"]):
+                self._step_of_parts(group)
+            else:
+                optimizer.step()
+
+    def _step_of_parts(self, group: dict[str, Any]) -> None:
+        """Muon needs whole matrices: each is gathered, moved in every process, and cut again."""
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            matrix = nn.Parameter(whole(parameter))
+            matrix.grad = whole(parameter.grad)
+            remembered = {name: whole(value) for name, value in self.state[parameter].items()}
+            self._muon.state = defaultdict(dict, {matrix: remembered})
+            self._muon.param_groups = [group | {"params": [matrix]}]
+            self._muon.step()
+            parameter.copy_(part_like(matrix.detach(), parameter))
+            for name, value in self._muon.state[matrix].items():
+                # a copy: a part alone would keep the whole of it in memory
+                self.state[parameter][name] = part_like(value, parameter).clone()
 
 
 def _of_adamw(stage: StageSettings) -> dict[str, Any]:

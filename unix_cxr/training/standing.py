@@ -1,12 +1,13 @@
 """Where a stage stands: what learns, what moves it, and the checkpoints that hold both."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unix_cxr.training.averaging import WeightAverage
 from unix_cxr.training.batches import BatchSource
@@ -26,6 +27,7 @@ from unix_cxr.training.precision import LossScale, check_computing, prepare
 from unix_cxr.training.processes import Processes
 from unix_cxr.training.runlog import RunLog
 from unix_cxr.training.settings import StageSettings
+from unix_cxr.training.sharding import check_sharded, gather_into, gathered, part_like
 from unix_cxr.training.stages import select_learning
 from unix_cxr.training.trackers import Trackers
 from unix_cxr.training.validation import Watching
@@ -38,6 +40,9 @@ class Standing:
 
     A step's batch is cut into `accumulation` micro-batches for each process; losses are sums that
     are divided once by the whole batch's counts, so neither number changes what is learned.
+
+    Sharded processes train a copy of the objective; it gets the copy's weights back where it is
+    looked at, and at the end.
 
     Args:
         objective: an `nn.Module` that is called with batches; see `Objective`.
@@ -71,7 +76,8 @@ class Standing:
     ) -> None:
         self.processes = Processes.find(device)
         self.device = self.processes.device
-        self.objective = objective.to(self.device)
+        sharded = self.processes.sharded
+        self.objective = objective if sharded else objective.to(self.device)
         self.source = source
         self.stage = stage
         self.folder = folder
@@ -81,6 +87,8 @@ class Standing:
         self.step = 0
         self._told = False
         check_computing(stage, self.device)
+        if sharded:
+            check_sharded(stage)
         self.parts = stage.accumulation * self.processes.count
         if stage.batch_size < self.parts:
             raise ValueError(
@@ -88,7 +96,11 @@ class Standing:
                 f"({stage.accumulation}) x processes ({self.processes.count})"
             )
         own = tuple(getattr(objective, "own_parts", ()))  # heads that only the stage itself needs
-        self.learning = select_learning(objective, (*stage.trains, *own), stage.freezes)
+        learning = select_learning(objective, (*stage.trains, *own), stage.freezes)
+        prepare(self.objective, stage, self.device)
+        self._wrapped = self.processes.wrap(self.objective)
+        trained = dict((self._wrapped if sharded else self.objective).named_parameters())
+        self.learning = {name: trained[name] for name in learning}
         self.average = WeightAverage(self.learning, stage.ema_decay)
         self.spikes = SpikeGuard(stage.spike_factor)
         self.log = RunLog(folder, writes=self.processes.first)
@@ -97,8 +109,6 @@ class Standing:
         self.exported: dict[str, Any] = {}
         self.optimizer = make_optimizer(self.learning, stage)
         self.scale = LossScale.of(stage)
-        prepare(self.objective, stage, self.device)
-        self._wrapped = self.processes.wrap(self.objective)
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -131,8 +141,7 @@ class Standing:
             learning=self.learning,
             known=dict(self.objective.named_parameters()),
         )
-        for name, parameter in self.learning.items():
-            parameter.data.copy_(state.weights[name])
+        self._put(state.weights)
         kept = {k: v for k, v in state.optimizer.items() if k.rsplit("/", 1)[0] in self.learning}
         restore_optimizer(self.optimizer, self.learning, kept)
         self.average.restore(state.average)
@@ -146,14 +155,17 @@ class Standing:
 
     def save(self) -> None:
         """Write a checkpoint of this moment; the first process does, the others wait for it."""
+        weights = self._gathered(self.learning)
+        optimizer = self._gathered(optimizer_tensors(self.optimizer, self.learning))
+        average = self._gathered(self.average.values)
         if self.processes.first:
             save_checkpoint(
                 self.folder,
                 TrainingState(
                     step=self.step,
-                    weights={name: value.detach() for name, value in self.learning.items()},
-                    optimizer=optimizer_tensors(self.optimizer, self.learning),
-                    average=self.average.values,
+                    weights=weights,
+                    optimizer=optimizer,
+                    average=average,
                     recipe=self.recipe,
                     started_from=self.started_from,
                     loss_mean=self.spikes.mean,
@@ -166,3 +178,34 @@ class Standing:
             )
             self.best.prune()
         self.processes.wait()
+
+    def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors in the process that writes; see `gathered`."""
+        detached = {name: tensor.detach() for name, tensor in tensors.items()}
+        return gathered(detached, keeps=self.processes.first)
+
+    @torch.no_grad()
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        """Whole weights in the place of those that learn."""
+        for name, parameter in self.learning.items():
+            parameter.copy_(part_like(weights[name], parameter))
+
+    def _settle(self) -> None:
+        """Let the objective have the weights that were learned, where a copy learned them."""
+        if self.processes.sharded:
+            own = dict(self.objective.named_parameters())
+            gather_into({name: own[name] for name in self.learning}, self.learning)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """The objective is whole, and where it computes, inside the block."""
+        if not self.processes.sharded:
+            yield
+            return
+        self._settle()
+        lies = next(self.objective.parameters()).device
+        self.objective.to(self.device)
+        try:
+            yield
+        finally:
+            self.objective.to(lies)
