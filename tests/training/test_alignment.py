@@ -416,7 +416,7 @@ def test_another_encoder_is_refused_on_the_way(
         run_recipe(again, tmp_path, init_from=finished / "pipeline")
 
 
-def test_an_encoder_that_moves_or_is_random_is_refused(
+def test_a_tower_that_learns_is_aligned_with_as_it_was(
     make_recipe: MakeRecipe, finished: Path, tmp_path: Path
 ) -> None:
     recipe = aligned(
@@ -428,12 +428,24 @@ def test_an_encoder_that_moves_or_is_random_is_refused(
             "caption_dropout": 0.0,
             "understanding_gradient": 1.0,
             "augmented_copies": 1,
-            "alignment": {"encoder": "vision", "layer": 1},
+            "alignment": {"encoder": "vision", "layer": 1, "keep": "step"},
         },
+        augmentation=0.0,
     )
     run = RecipeRun(recipe, tmp_path, CPU)
-    with pytest.raises(ValueError, match=r"trains model\.vision, which alignment\.encoder names"):
-        source_of(run, "aligned")
+    run.begin_from(finished / "pipeline")
+    source = source_of(run, "aligned")
+    before = source.batch(0).features
+    with torch.no_grad():
+        for parameter in run.model.vision.parameters():
+            parameter.normal_(generator=generator_of(1))
+    assert torch.equal(source.batch(0).features, before)
+    assert not torch.equal(source_of(run, "aligned").batch(0).features, before)
+
+
+def test_a_random_encoder_is_refused(
+    make_recipe: MakeRecipe, finished: Path, tmp_path: Path
+) -> None:
     still = RecipeRun(aligned(make_recipe, "vision"), tmp_path, CPU)
     with pytest.raises(ValueError, match=r"aligns with model\.vision, which nothing has trained"):
         source_of(still, "aligned")

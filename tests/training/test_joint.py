@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from torch import Tensor
 
 from tests.processes import run_processes, starter
 from tests.tolerances import assert_relative
-from unix_cxr.training.batches import CaptionedLatentBatch, ReportBatch
-from unix_cxr.training.joint import JointObjective
+from unix_cxr.training.alignment import AlignedBatch
+from unix_cxr.training.batches import CaptionedLatentBatch, ReportBatch, Share, take
+from unix_cxr.training.checkpoints import checkpoints, load_checkpoint
+from unix_cxr.training.generation import GenerationObjective
+from unix_cxr.training.joint import JointObjective, JointSource
 from unix_cxr.training.loop import Trainer
 from unix_cxr.training.recipe import RecipeRun, run_recipe
 from unix_cxr.training.settings import Recipe, parse_recipe
@@ -23,6 +27,7 @@ from .conftest import UNDERSTANDING, stage, tree
 
 CPU = torch.device("cpu")
 LEARNING = ["model.generation.*", *UNDERSTANDING]
+ALIGNED = {"alignment": {"encoder": "vision", "layer": 1, "weight": 0.3}}
 
 
 def joint_tree(films: Path, objective: dict[str, Any] | None = None, **changes: Any) -> Any:
@@ -110,7 +115,7 @@ def test_both_branches_learn_and_the_factor_is_of_drawing_alone(make: Any, tmp_p
         run.model.generation.velocity_head.weight.normal_(generator=torch.Generator())
     gradients = {}
     for factor in (0.0, 0.1, 1.0):
-        objective = JointObjective(run.model, factor)
+        objective = JointObjective(GenerationObjective(run.model, factor))
         objective.zero_grad()
         sum(term.mean for term in objective(batch).values()).backward()  # type: ignore[union-attr]
         weight = run.model.language_model.model.layers[0].self_attn.v_proj.weight
@@ -124,9 +129,49 @@ def test_both_branches_learn_and_the_factor_is_of_drawing_alone(make: Any, tmp_p
     assert 0 < drawn[0.1] < 0.3 * drawn[1.0]
 
 
+def test_an_aligned_batch_is_read_drawn_and_aligned(make: Any, tmp_path: Path) -> None:
+    run = RecipeRun(make(ALIGNED, allow_random=True), tmp_path, CPU)
+    task = run.task(run.recipe.stages[1], run.data)
+    batch: Any = task.source.batch(0)
+    source, objective = task.source, task.objective
+    assert isinstance(source, JointSource)
+    assert isinstance(objective, JointObjective)
+    drawn: Any = source.drawing.batch(0)
+    assert isinstance(batch.drawing, AlignedBatch)
+    assert torch.equal(batch.drawing.features, drawn.features)
+    assert objective.weights == {"cross_entropy": 0.7, "velocity": 1.0, "alignment": 0.3}
+    terms = objective(batch)
+    assert objective.counts(batch) == {name: term.count for name, term in terms.items()}
+    parts = [objective(take(batch, Share(index, 2))) for index in range(2)]
+    for name, term in terms.items():
+        torch.testing.assert_close((parts[0][name] + parts[1][name]).total, term.total)
+    alone = objective(batch.drawing)
+    assert torch.equal(alone["alignment"].total, terms["alignment"].total)
+    names = {name for name, _ in objective.named_parameters()}
+    assert sum(name.startswith("projector.") for name in names) == 6
+    assert all(name.startswith(("model.", "projector.")) for name in names)
+    assert task.began.keys() == {"encoder"}
+
+
+def test_the_projector_learns_and_is_not_exported(make: Any, tmp_path: Path) -> None:
+    summary = run_recipe(make(ALIGNED, allow_random=True), tmp_path)
+    assert {"dev_cross_entropy", "dev_velocity", "dev_alignment"} < summary.results[1].losses.keys()
+    first, last = (load_checkpoint(p).weights for p in checkpoints(tmp_path / "joint"))
+    names = [name for name in first if name.startswith("projector.")]
+    assert len(names) == 6
+    assert all(not torch.equal(first[name], last[name]) for name in names)
+    assert not any(name.startswith(("projector", "to_draw")) for name in learned(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("objective", "changes"),
+    [({}, {}), (ALIGNED, {"allow_random": True})],
+    ids=["alone", "aligned"],
+)
 def test_a_stopped_joint_stage_ends_with_the_same_bits(
-    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: Any, changes: Any
 ) -> None:
+    make = partial(make, objective, **changes)
     run_recipe(make(), tmp_path / "whole")
     take_step = Trainer._step
 

@@ -192,7 +192,7 @@ def test_modules_to_save_learn_in_full(base: Path, films: Path, tmp_path: Path) 
 
 
 def joint(base: Path, films: Path) -> tuple[JointObjective, JointBatch]:
-    from unix_cxr.training.generation import CaptionedLatentSource
+    from unix_cxr.training.generation import CaptionedLatentSource, GenerationObjective
     from unix_cxr.training.images import XRayStore
     from unix_cxr.training.understanding import ReportSource
 
@@ -211,7 +211,7 @@ def joint(base: Path, films: Path) -> tuple[JointObjective, JointBatch]:
             **options,
         ),
     )
-    return JointObjective(pipeline.model), source.batch(0)
+    return JointObjective(GenerationObjective(pipeline.model, 1.0)), source.batch(0)
 
 
 def test_the_joint_objective_is_both_objectives(base: Path, films: Path) -> None:

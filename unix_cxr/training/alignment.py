@@ -183,6 +183,8 @@ class AlignedSource:
         self._dev: Float[Tensor, "s f r c"] = torch.cat(
             [self._look(source.dev, part) for part in _parts(source.dev)]
         )
+        if self._kept is not None:
+            self.encoder = None  # it has seen everything
 
     @property
     def width(self) -> int:

@@ -3,6 +3,7 @@
 Each owns its preprocessing. Axes: b batch, h and w pixels, f features, r and c rows and columns.
 """
 
+import copy
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -77,15 +78,17 @@ class DinoEncoder:
 class TowerEncoder:
     """The vision tower of a UniX model: its tokens before the connector.
 
+    It is a copy: whatever the model learns, the encoder stays as it is.
+
     Args:
-        model: its tower must stay as it is while the encoder is used.
+        model: has the tower.
         processor: resizes and normalises.
         device: where it runs.
     """
 
     def __init__(self, model: UniXModel, processor: UniXProcessor, device: torch.device) -> None:
-        vision: Any = model.vision
-        self._vision: Any = vision.to(device)
+        vision: Any = copy.deepcopy(model.vision)
+        self._vision: Any = vision.to(device).eval().requires_grad_(requires_grad=False)
         self._processor = processor
         self._device = device
         self.width: int = self._vision.config.hidden_size
@@ -94,11 +97,8 @@ class TowerEncoder:
     @torch.no_grad()
     def maps(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b f r c"]:
         """Tokens after the tower's last norm."""
-        was_training = self._vision.training
-        self._vision.eval()
         pixels = self._processor.normalise(images).to(self._device)
         tokens: Tensor = self._vision(pixels).last_hidden_state
-        self._vision.train(was_training)
         return square_map(tokens.float())
 
 

@@ -1,7 +1,7 @@
 """Reading and drawing in one step: the loss terms of both objectives over one batch of each.
 
 Axes: r samples to read, b samples to draw, c latent channels, h and w pixels, H and W latents,
-n and m tokens.
+R and C rows and columns of latent tokens, f features, n and m tokens.
 """
 
 from dataclasses import dataclass, fields
@@ -9,11 +9,10 @@ from dataclasses import dataclass, fields
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from unix_cxr.models.unix import UniXModel
+from unix_cxr.training.alignment import AlignedBatch, AlignedObjective
 from unix_cxr.training.batches import BatchSource, CaptionedLatentBatch, ReportBatch
 from unix_cxr.training.generation import GenerationObjective
 from unix_cxr.training.losses import LossTerm
-from unix_cxr.training.times import Weighting
 from unix_cxr.training.understanding import UnderstandingObjective
 
 
@@ -46,7 +45,8 @@ class JointBatch:
     @classmethod
     def of(cls, reading: ReportBatch, drawing: CaptionedLatentBatch) -> "JointBatch":
         """Both batches side by side; each part of the whole has a part of either."""
-        return cls(
+        kind = AlignedJointBatch if isinstance(drawing, AlignedBatch) else cls
+        return kind(
             **{field.name: getattr(reading, field.name) for field in fields(reading)},
             **{field.name: getattr(drawing, field.name) for field in fields(drawing)},
         )
@@ -64,28 +64,41 @@ class JointBatch:
         )
 
 
-class JointObjective(nn.Module):
-    """Cross-entropy of the reports and squared error of the velocities, each divided by its count.
+@dataclass(frozen=True)
+class AlignedJointBatch(JointBatch):
+    """A batch to read, and one to draw with an encoder's features.
 
     Args:
-        model: both branches are run.
-        understanding_gradient: factor on the gradient that drawing sends into the understanding
-            branch; 1 trains it on both, 0 on reading alone.
-        reading_weight: of the cross-entropy; the velocity's is 1.
-        weighting: see `GenerationObjective`.
+        features: see `AlignedBatch`.
     """
 
-    def __init__(
-        self,
-        model: UniXModel,
-        understanding_gradient: float = 1.0,
-        reading_weight: float = 1.0,
-        weighting: Weighting | None = None,
-    ) -> None:
+    features: Float[Tensor, "b f R C"]
+
+    @property
+    def drawing(self) -> AlignedBatch:
+        """The batch to draw."""
+        return AlignedBatch(**{f.name: getattr(self, f.name) for f in fields(AlignedBatch)})
+
+
+class JointObjective(nn.Module):
+    """Cross-entropy of the reports and the losses of drawing, each divided by its count.
+
+    Args:
+        drawing: its model reads too; its `understanding_gradient` is the factor on the gradient
+            that drawing sends into the understanding branch: 1 trains that branch on both, 0 on
+            reading alone.
+        reading_weight: of the cross-entropy; the velocity's is 1.
+    """
+
+    def __init__(self, drawing: GenerationObjective, reading_weight: float = 1.0) -> None:
         super().__init__()
-        self.model = model  # first: parameters are named after it
-        self.to_read = UnderstandingObjective(model)
-        self.to_draw = GenerationObjective(model, understanding_gradient, weighting)
+        self.model = drawing.model  # first: parameters are named after it
+        self.own_parts: tuple[str, ...] = ()
+        if isinstance(drawing, AlignedObjective):
+            self.projector = drawing.projector  # by the name that it has without reading
+            self.own_parts = drawing.own_parts
+        self.to_read = UnderstandingObjective(drawing.model)
+        self.to_draw = drawing
         self.weights = {"cross_entropy": reading_weight} | self.to_draw.weights
 
     def counts(self, batch: JointBatch) -> dict[str, int]:

@@ -240,9 +240,8 @@ class LoraRun:
             case "gen":
                 return GenerationObjective(model, 0.0), self._drawing()
             case "both":
-                objective = JointObjective(
-                    model, settings.understanding_gradient, settings.reading_weight
-                )
+                drawing = GenerationObjective(model, settings.understanding_gradient)
+                objective = JointObjective(drawing, settings.reading_weight)
                 return objective, JointSource(self._reading(), self._drawing())
 
     def _reading(self) -> ReportSource:

@@ -85,7 +85,8 @@ class AlignmentSettings(StrictSettings):
 
     Args:
         encoder: folder of a DINOv2 or RAD-DINO in transformers' layout; "vision", the model's own
-            tower; or "prepared", the features in the prepared folder.
+            tower as it is when the stage begins; or "prepared", the features in the prepared
+            folder.
         layer: the states after it are aligned; 1 is the first.
         weight: of 1 − cosine beside the error of the velocity.
         width: of the projector's hidden layers; None has the model's width.
@@ -124,6 +125,7 @@ class DrawingSettings(StrictSettings):
         snr_gamma: largest signal-to-noise ratio that min_snr counts.
         understanding_gradient: 1 trains the understanding branch jointly, 0 freezes it.
         augmented_copies: latents that are cached per image, each of another augmentation.
+        alignment: with an encoder's features; None aligns with none.
         prepared_moments: take the latents' moments from the prepared folder in the place of
             encoding the images when the stage begins; they are not augmented.
     """
@@ -134,6 +136,7 @@ class DrawingSettings(StrictSettings):
     snr_gamma: Positive = 5.0
     understanding_gradient: Fraction
     augmented_copies: Annotated[int, Field(ge=1)]
+    alignment: AlignmentSettings | None = None
     prepared_moments: bool = False
 
     @model_validator(mode="before")
@@ -152,14 +155,12 @@ class GenerationObjectiveSettings(DrawingSettings):
     """Flow matching of the latents, given the caption.
 
     Args:
-        alignment: with an encoder's features; None aligns with none.
         copy_understanding: the generation layers begin as copies of the language model's.
         contexts: keeps captions' contexts, which needs understanding_gradient 0; None keeps none.
     """
 
     kind: Literal["generation"]
     copy_understanding: bool = False
-    alignment: AlignmentSettings | None = None
     contexts: ContextSettings | None = None
 
     @model_validator(mode="after")

@@ -32,7 +32,6 @@ from unix_cxr.training.objective_settings import (
     UnderstandingObjectiveSettings,
     VisionObjectiveSettings,
 )
-from unix_cxr.training.plan import learning_of
 from unix_cxr.training.processes import Processes
 from unix_cxr.training.settings import StageSettings
 from unix_cxr.training.times import weighting_of
@@ -85,7 +84,7 @@ def task_of(
             reports = _reports(networks, stage, data)
             return Task(UnderstandingObjective(networks.model), reports)
         case GenerationObjectiveSettings():
-            return _generation_task(networks, stage, settings, data, processes)
+            return _drawing_task(networks, stage, settings, data, processes)
         case JointObjectiveSettings():
             return _joint_task(networks, stage, settings, data, processes)
 
@@ -143,12 +142,14 @@ def _reports(
     )
 
 
-def _generation_task(
+def _drawing_task(
     networks: Networks,
     stage: StageSettings,
-    settings: GenerationObjectiveSettings,
+    settings: DrawingSettings,
     data: RecipeData,
     processes: Processes,
+    *,
+    seed: int | None = None,
 ) -> Task:
     """Flow matching, aligned with an encoder where the stage says so.
 
@@ -156,19 +157,19 @@ def _generation_task(
         FileNotFoundError: the encoder's folder lacks a file.
         ValueError: the encoder does not fit the stage.
     """
-    source = _captioned(networks, stage, settings, data, processes.device)
+    source = _captioned(networks, stage, settings, data, processes.device, seed=seed)
     gradient, weighting = settings.understanding_gradient, weighting_of(settings)
     contexts = _contexts(settings)
     if settings.alignment is None:
         objective = GenerationObjective(networks.model, gradient, weighting, contexts=contexts)
         return Task(objective, source)
     encoder = _encoder(networks, stage, settings.alignment, processes.device)
+    made_by = _prepared_features(data) if encoder is None else encoder.fingerprint
     rows, columns = source.dev_moments.shape[-2:]
     patch = networks.recipe.model.latent_patch_size
     aligned = AlignedSource(
         source, encoder, (rows // patch, columns // patch), keep=settings.alignment.keep
     )
-    made_by = _prepared_features(data) if encoder is None else encoder.fingerprint
     return Task(
         AlignedObjective(
             networks.model,
@@ -194,8 +195,9 @@ def _joint_task(
     """Reading and drawing, each of studies of its own.
 
     Raises:
-        ValueError: the batch cannot be divided in the stage's ratio, or each of its parts cannot
-            have a sample of either.
+        FileNotFoundError: the encoder's folder lacks a file.
+        ValueError: the batch cannot be divided in the stage's ratio, each of its parts cannot
+            have a sample of either, or the encoder does not fit the stage.
     """
     reading, drawing = settings.shares(stage.batch_size)
     parts = stage.accumulation * processes.count
@@ -207,21 +209,17 @@ def _joint_task(
         )
     reports = _reports(networks, stage, data, reading)
     # an order of its own, so that a step does not draw what it reads
-    latents = _captioned(
+    drawn = _drawing_task(
         networks,
         stage.model_copy(update={"batch_size": drawing}),
         settings,
         data,
-        processes.device,
+        processes,
         seed=networks.recipe.seed + 1,
     )
-    objective = JointObjective(
-        networks.model,
-        settings.understanding_gradient,
-        settings.reading_weight,
-        weighting_of(settings),
-    )
-    return Task(objective, JointSource(reports, latents))
+    to_draw: Any = drawn.objective
+    objective = JointObjective(to_draw, settings.reading_weight)
+    return Task(objective, JointSource(reports, drawn.source), drawn.began)
 
 
 def _captioned(
@@ -247,8 +245,8 @@ def _captioned(
     )
 
 
-def _contexts(settings: GenerationObjectiveSettings) -> CaptionContexts | None:
-    kept = settings.contexts
+def _contexts(settings: DrawingSettings) -> CaptionContexts | None:
+    kept = settings.contexts if isinstance(settings, GenerationObjectiveSettings) else None
     if kept is None:
         return None
     folder = None if kept.folder is None else Path(kept.folder)
@@ -263,12 +261,6 @@ def _encoder(
         return None
     if settings.encoder != TOWER:
         return DinoEncoder(settings.encoder, device)
-    tower = "model.vision."
-    if any(name.startswith(tower) for name in learning_of(stage, networks.sizes())):
-        raise ValueError(
-            f"stage {stage.name!r} trains model.vision, which alignment.encoder names too; an "
-            "encoder stays as it is: narrow trains, or give a folder"
-        )
     if "model.vision" in networks.random_parts() and not stage.allow_random:
         raise ValueError(
             f"stage {stage.name!r} aligns with model.vision, which nothing has trained or loaded: "
