@@ -90,13 +90,19 @@ REMEMBERED_BEFORE: Final = re.compile(
 )
 """Before the mention: it speaks of the past, of a wish or of a question, and states nothing."""
 
+_LIKE_EARLIER: Final = "(?<!as )" + "".join(
+    rf"(?<!as {word} )"
+    for word in ("seen", "noted", "described", "demonstrated", "shown", "identified", "reported")
+)
+"""Not behind "as", "as seen", …: what is as it was on an earlier image is there now."""
+
 REMEMBERED_AFTER: Final = re.compile(
     r"^(?: \S+){0,5}? (?:(?:has|have|had|was|were)(?: since| now)? (?:been |now )*removed|"
     r"(?:near(?:ly)?|almost|partially|mostly|largely)(?: completely| entirely)? (?:resolved|"
     r"cleared)|"
     r"removed|removal|protocol|not (?:as )?well (?:seen|visuali[sz]ed|demonstrated|"
-    r"appreciated)(?! on (?:the )?(?:prior|previous))|on (?:the )?(?:prior|previous)|seen "
-    r"(?:previously|before))\b"
+    rf"appreciated)(?! on (?:the )?(?:prior|previous))|{_LIKE_EARLIER}on (?:the )?"
+    r"(?:prior|previous)|(?<!as )seen (?:previously|before))\b"
 )
 """After the mention: what it names is gone or belongs to another examination."""
 

@@ -22,12 +22,13 @@ _ENGLISH: Final = words(
     "unchanged"
 )
 _FOREIGN: Final = words(
-    "le la les des du une un et est sont dans pas sur avec sans pour der die das und ist sind "
+    "le la les des du une un et est sont dans pas sur avec sans pour der das und ist sind "
     "ein eine nicht mit keine kein im den von el los las del una se observa sin derrame en "
-    "al por il gli di che non della nel lo sono con os as do da dos das não sem há ao "
-    "na com het een van geen niet zijn på og ikke med är inte och nie jest bez oraz ve "
+    "al por il gli di che non della nel lo sono con os da dos das não sem há ao "
+    "na com het een van geen niet zijn på og ikke är inte och nie jest bez oraz ve "
     "yok akciğer izlenmedi"
 )
+"""Without "as", "do", "die" and "med", which are English words too."""
 _FEWEST_WORDS: Final = 5
 _READ_CHARACTERS: Final = 2000
 _FOREIGN_SHARE: Final = 0.3

@@ -268,7 +268,7 @@ CHANGE: Final = (
     Rule(
         "change.not-changed",
         Category.PRIOR,
-        r"(?:,|;| and| but)? ?(?:(?:which )?(?:has|have|is|are) )?\bnot (?:been "
+        r"(?:,|;| and| but)? ?(?:(?:which )?(?:has|have|is|are) )?\b(?:not|little) (?:been "
         r")?(?:significantly |substantially |appreciably |"
         r"markedly |much |definitely |really |greatly |grossly )*changed\b(?: in \w+)?",
         words("changed"),

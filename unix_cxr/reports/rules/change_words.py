@@ -5,8 +5,8 @@ from typing import Final
 
 from unix_cxr.reports.records import Category
 from unix_cxr.reports.rules.base import Action, Rule, words
-from unix_cxr.reports.rules.phrases import DEGREE, FINDING_NOUN, SIZE_OF, STEADY
-from unix_cxr.reports.rules.shared import LIGHT, STEADY_WORDS, UNIX
+from unix_cxr.reports.rules.phrases import CHANGED, DEGREE, FINDING_NOUN, SIZE_OF, STEADY
+from unix_cxr.reports.rules.shared import CHANGED_WORDS, LIGHT, STEADY_WORDS, UNIX
 
 _MODIFIED: Final = (
     r"(?:(?:left|right|bilateral|bibasilar|small|mild|moderate|large|minimal|trace|tiny|basilar|"
@@ -214,8 +214,9 @@ CHANGE_WORDS: Final = (
         "change.left-over",
         Category.PRIOR,
         rf",? ?\b(?:{DEGREE}(?:unchanged|(?<!-)stable(?!-)|in the interval|interval change|"
-        r"interval))(?=[,.;]|$)",
-        words("unchanged stable interval"),
+        rf"interval))(?=[,.;]|$)| ?\((?:{DEGREE}(?:{STEADY}|{CHANGED})(?: in (?:the )?"
+        rf"(?:{SIZE_OF}|interval))?)\)",
+        words("interval") | STEADY_WORDS | CHANGED_WORDS,
         ("Mild scoliosis unchanged.", "Mild scoliosis."),
         "The fracture line is stable-appearing on both views.",
         presets=UNIX,

@@ -15,7 +15,7 @@ EARLIER: Final = (
     r"(?:(?:most|immediate|immediately|several|multiple|more|many|two|available|outside|recent|her|"
     r"his|the|a|an|any|all|same|___) )*"
     r"(?:prior|previous|earlier|preceding|last|recent|past|older|old|comparison|initial|baseline|"
-    r"outside|yesterday's|today's|priors|previously|before)"
+    r"outside|yesterday's|today's|yesterday|priors|previously|before)\b"
 )
 WHEN: Final = (
     r"(?: ?,? ?(?:of|from|dated|on|performed|obtained|done|taken|at|in|and|earlier|to|date)? "

@@ -272,13 +272,13 @@ PRIOR: Final = (
     Rule(
         "prior.as-before",
         Category.PRIOR,
-        rf",? ?\(?\b(?:(?:{DEGREE}(?:unchanged|stable|similar|worse|better|improved|increased|"
-        r"decreased|larger|"
+        rf",? ?\(?\b(?:(?:{DEGREE}(?:unchanged|stable|(?:the )?same|similar|worse|better|"
+        r"improved|increased|decreased|larger|"
         r"smaller|greater|less|more)(?: \w+)? )?(?:as|than|to|from|since|on|with|in|like|versus|"
         r"vs|over|at the time of) "
         rf"(?:was |were |that |what |it was |{_SEEN} )*(?:(?:on|in|from|at|of) )?(?:the |a |an |"
         rf"any |her |his )?{EARLIER}"
-        rf"(?: (?:the )?{STUDY})?{WHEN}|(?:as )?(?:{_SEEN}|described) "
+        rf"(?: (?:the )?{STUDY})?{WHEN}(?: {_SEEN}(?= ?[,.;)]|$))?|(?:as )?(?:{_SEEN}|described) "
         rf"(?:previously|before|earlier)|(?:as )?(?:before|previously)(?: {_SEEN})?(?= ?[,.;)]|"
         r"$))\)?",
         _PRIOR_WORDS,
