@@ -1,14 +1,18 @@
 """Time and memory of an evaluation, and which metric catches which cheat.
 
     python benchmarks/bench_evaluation.py speed --images 10000 --reports 10000 --phantoms FOLDER
+    python benchmarks/bench_evaluation.py use_network --data DIR --split dev --drawn FOLDER
     python benchmarks/bench_evaluation.py cheats --data DIR --split dev
 
 `speed` measures phantoms (rendered into FOLDER once: some 12 ms of a core each) and texts about
 them. It tells how much of the time the extractor takes (the rest is what the library costs), the
 memory for a tenth of the images and for all of them, and that of precision, recall, density and
-coverage on N x 768 features, each in a process of its own. `cheats` hands real X-rays in as a
-cheating generator would, and tells for every metric whether it leaves the interval of honest real
-X-rays in the bad direction.
+coverage on N x 768 features, each in a process of its own. Beside the extractor that needs nothing,
+nano's tower, it takes a network of RAD-DINO's size with random weights on 8 + 8 images: what it
+sees is worth nothing, what it costs is the same. `use_network` measures what drawn X-rays are good
+for with whole networks, and for how long. `cheats` hands real X-rays in as a cheating generator
+would, and tells for every metric whether it leaves the interval of honest real X-rays in the bad
+direction.
 """
 
 import argparse
@@ -21,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,12 +40,17 @@ from unix_cxr.data.phantom import render_batch, sample_phantom
 from unix_cxr.data.phantom.studies import reports_of
 from unix_cxr.evaluation.cheats import CHEATS, make_cheat
 from unix_cxr.evaluation.corpus_metric import Resampling
-from unix_cxr.evaluation.imaging.extractors import VisionTowerExtractor
+from unix_cxr.evaluation.imaging.extractors import (
+    Dinov2Extractor,
+    FeatureExtractor,
+    VisionTowerExtractor,
+)
 from unix_cxr.evaluation.imaging.features import Extraction
 from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet, open_images
 from unix_cxr.evaluation.imaging.suite import ImageOptions, Judges, evaluate_images
 from unix_cxr.evaluation.neighbours import prdc
 from unix_cxr.evaluation.plugins import ReportPairs
+from unix_cxr.evaluation.reading.use_network import NetworkTraining, measure_use_network
 from unix_cxr.evaluation.results import Interval, MetricResult
 from unix_cxr.evaluation.text.label_scores import RuleLabeler, States
 from unix_cxr.evaluation.text.suite import evaluate_report_pairs
@@ -52,6 +61,7 @@ from unix_cxr.pipelines.pipeline import UniXPipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 128
+LARGE_IMAGES = 8
 WIDTH = 768
 SUBSET = "kermany224"
 TELLING = (
@@ -98,14 +108,20 @@ class TimedLabeler(RuleLabeler):
         return list(found)
 
 
-class Timed(VisionTowerExtractor):
-    """The extractor with a watch of the processor: others on the machine do not move it."""
+class Timed:
+    """An extractor with a watch of the processor: others on the machine do not move it."""
 
-    seconds = 0.0
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self.extractor, self.seconds = extractor, 0.0
+        self.name, self.width = extractor.name, extractor.width
+        self.comparable = extractor.comparable
+
+    def facts(self) -> Mapping[str, object]:
+        return self.extractor.facts()
 
     def __call__(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         started = time.process_time()
-        features = super().__call__(images)
+        features = self.extractor(images)
         self.seconds += time.process_time() - started
         return features
 
@@ -114,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("speed", "cheats", *CHILDREN))
+    parser.add_argument("what", choices=(*WHOLE, *CHILDREN))
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--reports", type=int, default=10_000)
     parser.add_argument("--phantoms", type=Path, help="keep the phantoms of `speed` here")
@@ -134,7 +150,7 @@ def main() -> None:
         print(json.dumps(CHILDREN[options.what](options)))
         return
     out = options.out or ROOT / f"benchmarks/results/evaluation_{options.what}.json"
-    tree = {**describe(options), **(speed(options) if options.what == "speed" else cheats(options))}
+    tree = {**describe(options), **WHOLE[options.what](options)}
     write_text(out, json.dumps(tree, indent=1) + "\n")
     print(f"wrote {out}")
 
@@ -146,12 +162,14 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         make_phantoms(folder / name, options.images, first)
     found = {
         "images": {str(count): child(options, "images", count, str(folder)) for count in counts},
+        "images_network_of_rad_dino_size_with_random_weights": child(
+            options, "large", LARGE_IMAGES, str(folder)
+        ),
         "reports": child(options, "reports", options.reports),
         "prdc": child(options, "prdc", options.images),
     }
     if options.phantoms is None:
         shutil.rmtree(folder)
-    print(json.dumps(found, indent=1))
     return found
 
 
@@ -162,19 +180,54 @@ def child(options: argparse.Namespace, what: str, count: int, folder: str = "") 
     command += ["--phantoms", folder] if folder else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     tree: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{what}: {json.dumps(tree)}", flush=True)
     return tree
 
 
 def image_speed(options: argparse.Namespace) -> dict[str, Any]:
+    pipeline = UniXPipeline.from_pretrained(options.extractor)
+    return measured_images(options, VisionTowerExtractor(pipeline), batch_size=32)
+
+
+def large_image_speed(options: argparse.Namespace) -> dict[str, Any]:
+    """A network as large as RAD-DINO: the same shapes, random weights."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    side = 518
+    preprocessor = {
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        "image_mean": [0.5307] * 3,
+        "image_std": [0.2583] * 3,
+        "resample": 3,
+    }
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        config = Dinov2Config(image_size=side, patch_size=14)  # its defaults are ViT-B
+        Dinov2Model(config).save_pretrained(folder)
+        write_text(Path(folder) / "preprocessor_config.json", json.dumps(preprocessor))
+        extractor = Dinov2Extractor(folder, "random-vit-b-14")
+    found = measured_images(options, extractor, batch_size=4)
+    parameters = sum(one.numel() for one in extractor.model.parameters())
+    return {"network": "Dinov2Model, ViT-B/14 at 518 pixels, random weights"} | {
+        "parameters": parameters,
+        **found,
+    }
+
+
+def measured_images(
+    options: argparse.Namespace, watched: FeatureExtractor, batch_size: int
+) -> dict[str, Any]:
     real, drawn = (
         open_images(options.phantoms / name).first(options.images) for name in ("real", "drawn")
     )
-    extractor = Timed(UniXPipeline.from_pretrained(options.extractor))
-    extractor([image.load() for image in real.images[:32]])  # what the first batch allocates
+    extractor = Timed(watched)
+    first = real.images[:batch_size]
+    extractor([image.load() for image in first])  # what the first batch allocates
     extractor.seconds = 0.0
     judges = Judges(extractor, metrics=[])
     with tempfile.TemporaryDirectory() as cache:
-        settings = ImageOptions(extraction=Extraction(32, cache=Path(cache)))
+        settings = ImageOptions(extraction=Extraction(batch_size, cache=Path(cache)))
         before, started, worked = peak(), time.perf_counter(), time.process_time()
         evaluate_images(real, drawn, judges, options=settings)
         seconds, whole = time.perf_counter() - started, time.process_time() - worked
@@ -184,6 +237,9 @@ def image_speed(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "processor_seconds": round(whole, 1),
         "extractor_seconds": round(extractor.seconds, 1),
+        "extractor_milliseconds_per_image": round(
+            1000 * extractor.seconds / (len(real) + len(drawn)), 2
+        ),
         "extractor_share": round(extractor.seconds / whole, 3),
         "ours_milliseconds_per_image": round(
             1000 * (whole - extractor.seconds) / (len(real) + len(drawn)), 2
@@ -251,6 +307,46 @@ def make_reports(count: int) -> ReportPairs:
     ]
     ids = tuple(str(row) for row in range(count))
     return ReportPairs(ids, ids, tuple(texts), tuple(predictions), Resampling(unit="report"))
+
+
+def use_network(options: argparse.Namespace) -> dict[str, Any]:
+    """Whole networks that learn from real X-rays, from drawn ones and from both."""
+    if options.data is None or options.drawn is None:
+        raise SystemExit("--data DIR and --drawn FOLDER are needed")
+    train = open_images(options.data, split="train", subsets=[SUBSET]).first(options.train)
+    test = open_images(options.data, split=options.split, subsets=[SUBSET])
+    drawn = open_images(options.drawn)
+    sets = [in_two_classes(one) for one in (train, drawn, test)]
+    training = NetworkTraining()
+    started, worked = time.perf_counter(), time.process_time()
+    results = measure_use_network(*sets, Resampling(), training)
+    tree = {
+        "counts": {
+            name: len(one) for name, one in zip(("real", "drawn", "test"), sets, strict=True)
+        },
+        "steps": training.steps,
+        "seconds": round(time.perf_counter() - started, 1),
+        "processor_seconds": round(time.process_time() - worked, 1),
+        "metrics": stored({one.name: one for one in results}, [])["metrics"],
+    }
+    for result in results:
+        if result.name.startswith("auroc/") and result.name.count("/") == 2:
+            print(result)
+    print(f"{tree['processor_seconds']} s of the processor for three times {training.steps} steps")
+    return tree
+
+
+def in_two_classes(images: ImageSet) -> ImageSet:
+    """The same X-rays with the label Pneumonia or Normal alone."""
+    files = [
+        replace(one, labels=frozenset({"Pneumonia" if is_pneumonia(one) else "Normal"}))
+        for one in images
+    ]
+    return replace(images, images=tuple(files))
+
+
+def is_pneumonia(one: ImageFile) -> bool:
+    return bool({"Pneumonia", "pneumonia"} & one.labels)
 
 
 def cheats(options: argparse.Namespace) -> dict[str, Any]:
@@ -363,7 +459,7 @@ def labelled(images: ImageSet, limit: int | None = None) -> LabelledXrays:
     squares = [(resize_and_pad(one.load()[None], 128) * 255).round() / 255 for one in images]
     return LabelledXrays(
         torch.cat(squares).clamp(0, 1),
-        torch.tensor([bool({"Pneumonia", "pneumonia"} & one.labels) for one in images]),
+        torch.tensor([is_pneumonia(one) for one in images]),
         images.groups,
     )
 
@@ -402,7 +498,13 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-CHILDREN = {"images": image_speed, "reports": report_speed, "prdc": prdc_memory}
+CHILDREN = {
+    "images": image_speed,
+    "large": large_image_speed,
+    "reports": report_speed,
+    "prdc": prdc_memory,
+}
+WHOLE = {"speed": speed, "use_network": use_network, "cheats": cheats}
 
 if __name__ == "__main__":
     main()
