@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
 from tests.tolerances import assert_close
-from unix_cxr import UniXModel
+from unix_cxr import Text, UniXConfig, UniXModel
 from unix_cxr.convert.janus_tokenizer import read_janus_tokenizer
+from unix_cxr.convert.unix_release import convert_model_back
 from unix_cxr.files import sha256
 from unix_cxr.modules.latent_embedding import position_table
 
@@ -155,6 +156,36 @@ def test_matched_norms_begin_nearer(janus: JanusForConditionalGeneration, source
     heads = (white @ layer.self_attn.q_proj.weight.T).unflatten(-1, (4, 16))
     found = float(heads.detach().square().mean().sqrt())
     assert float(layer.self_attn.q_norm.weight[0].detach()) == pytest.approx(found, rel=0.02)
+
+
+def test_neither_branch_normalises_queries_and_keys(source: Path, tmp_path: Path) -> None:
+    exact = converted(source, query_key_norm="none")[0]
+    model = UniXModel(UniXConfig(**exact.config.to_dict() | {"query_key_norm": True})).eval()
+    told = model.load_state_dict(exact.state_dict(), strict=False)
+    assert told.missing_keys
+    assert all(name.endswith(("q_norm.weight", "k_norm.weight")) for name in told.missing_keys)
+    caption, latents = Text(torch.randint(10, 280, (2, 5))), torch.randn(2, 2, 3, 4)
+    torch.nn.init.normal_(model.generation.velocity_head.weight)
+    exact.generation.velocity_head.weight.data.copy_(model.generation.velocity_head.weight)
+
+    def velocity(one: UniXModel) -> Tensor:
+        with torch.no_grad():
+            return one.denoise(latents, torch.full((2,), 0.4), one.encode([caption]))
+
+    assert float((velocity(model) - velocity(exact)).abs().max()) > 0.01
+    for layer in [*model.language_model.model.layers, *model.generation.layers]:
+        attention: Any = getattr(layer, "self_attn", None) or layer.attention
+        attention.q_norm = attention.k_norm = torch.nn.Identity()
+    assert torch.equal(velocity(model), velocity(exact))
+
+
+def test_the_way_back_needs_norms(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "ones", shard_bytes=400_000)
+    published = convert_model_back(tmp_path / "ones", tmp_path / "back")
+    assert published == len(load_file(tmp_path / "back" / "model.safetensors"))
+    convert(source, tmp_path / "none", query_key_norm="none")
+    with pytest.raises(ValueError, match=r"no norms of queries and keys .* must have"):
+        convert_model_back(tmp_path / "none", tmp_path / "x")
 
 
 # -- what is new ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unix_cxr.convert.key_table import UNIX_RULES, canonical, to_ours, to_theirs, why_unused
+from unix_cxr.convert.weight_files import WeightFiles
 from unix_cxr.files import replacing, sha256, write_text
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.unix import UniXModel
@@ -213,10 +214,18 @@ def convert_model_back(source: Path, target: Path) -> int:
 
     Raises:
         FileNotFoundError: there is no model in `source`.
+        ValueError: the published layout has no place for it.
     """
-    if not (source / "model.safetensors").is_file():
+    names = ("model.safetensors", "model.safetensors.index.json")
+    if not any((source / name).is_file() for name in names):
         raise FileNotFoundError(f"no model.safetensors in {source}")
-    published = weights_to_release(load_file(source / "model.safetensors"))
+    if not UniXConfig.from_pretrained(source).query_key_norm:
+        raise ValueError(
+            f"{source} has no norms of queries and keys (query_key_norm is false), which the "
+            "published layout must have"
+        )
+    weights = WeightFiles(source)
+    published = weights_to_release({name: weights[name] for name in weights})
     metadata: dict[str, str] = {"format": "pt"}
     side = source / f"{_SIDE_FILE}.json"
     target.mkdir(parents=True, exist_ok=True)
