@@ -13,10 +13,8 @@ counts and writing are all in the time; making the corpus is not.
 import argparse
 import json
 import os
-import platform
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from machine import environment
 
 from unix_cxr.files import write_text
 from unix_cxr.reports.cleaner import ReportCleaner
@@ -155,28 +154,6 @@ def where_the_time_goes(texts: list[str]) -> dict[str, float]:
     steps = sum(value for name, value in spent.items() if name != "to JSON")
     spent["labels merged, fixed point checked"] = max(0, whole - steps)
     return {name: round(value / len(rows) / 1000, 1) for name, value in spent.items()}
-
-
-def environment() -> dict[str, Any]:
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {
-        "commit": revision,
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "processor": model,
-        "cores": os.cpu_count(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-    }
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ a CPU it is processor time, which other programs do not add to.
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import environment
 
 from unix_cxr.files import write_text
 from unix_cxr.models.config import UniXConfig
@@ -116,9 +116,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     result: dict[str, Any] = {
         "config": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        "environment": environment(),
         "seconds": medians,
         "of_learning": {name: value / medians["learning"] for name, value in medians.items()},
     }

@@ -4,7 +4,8 @@
 
 Decoding: one radiograph (RG1_UNCR.dcm of the package pydicom-data, 1955 x 1841) in every encoding,
 read from memory by `load_xray` and by the decoder alone, turn by turn in one process with one
-thread. The bare decoder (Pillow; pydicom with its own choice of decoder) yields whole numbers;
+thread. The bare decoder (Pillow's `open` and an array of it; pydicom's `dcmread` and `pixel_array`,
+with its own choice of decoder) yields whole numbers;
 "scaled" is what anybody has to do after it to get float32 grey values (a division for pictures;
 pydicom's modality LUT and window for DICOM). Times are of the processor.
 
@@ -21,8 +22,6 @@ import argparse
 import copy
 import io
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,17 +29,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import environment
 from numpy.typing import NDArray
 from PIL import Image
 
 from unix_cxr.data.pixels import load_xray
 from unix_cxr.files import write_text
 
+DECODERS = ("numpy", "pillow", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pyjpegls")
 JPEG_QUALITY = 95
 """As in MIMIC-CXR-JPG."""
 
@@ -207,29 +207,41 @@ def measure_parts(_: argparse.Namespace) -> dict[str, Any]:
     from unix_cxr.data.dicom_header import Header
     from unix_cxr.data.dicom_values import grey_table, stored_values
     from unix_cxr.data.facts import scaled
+    from unix_cxr.data.pictures import _uncompressed
 
     dicom = radiographs()[0].data
     tiff = pictures()[3].data
-    header = Header(pydicom.dcmread(io.BytesIO(dicom)), "radiograph")
+    dataset = pydicom.dcmread(io.BytesIO(dicom))
+    header = Header(dataset, "radiograph")
     stored = stored_values(header)
-    patterns = header.dataset.pixel_array.astype(np.uint16)
+    patterns = dataset.pixel_array.astype(np.uint16)
     table = grey_table(header, stored, 0, lambda: stored.legal)
+    if table.compute(patterns) is None:
+        raise SystemExit("arithmetic does not give what the table holds; nothing to measure")
+    only = {"specific_tags": _tags(), "stop_before_pixels": True}
     return {
         "DICOM, uncompressed": {
             "ours": least(lambda: load_xray(dicom)),
             "bare": least(lambda: pydicom_bare(dicom)),
-            "reading the elements": least(
-                lambda: pydicom.dcmread(io.BytesIO(dicom), specific_tags=_tags())
+            "bare: all elements, one copy of the pixels": least(
+                lambda: pydicom.dcmread(io.BytesIO(dicom))
+            ),
+            "reading the elements up to the pixels": least(
+                lambda: pydicom.dcmread(io.BytesIO(dicom), **only)
             ),
             "making the table of grey values": least(
                 lambda: grey_table(header, stored_values(header), 0, lambda: stored.legal)
             ),
-            "looking every pixel up": least(lambda: table.look_up(patterns)),
-            "a bare conversion to float32": least(lambda: patterns.astype(np.float32)),
+            "arithmetic on every pixel, checked against the table": least(
+                lambda: table.compute(patterns)
+            ),
+            "(looking every pixel up instead)": least(lambda: table.look_up(patterns)),
+            "(a bare conversion to float32)": least(lambda: patterns.astype(np.float32)),
         },
         "TIFF, 16 bits, uncompressed": {
             "ours": least(lambda: load_xray(tiff)),
             "bare": least(lambda: pillow(tiff)),
+            "reading the strips": least(lambda: _uncompressed(Image.open(io.BytesIO(tiff)))),
             "converting and dividing": least(lambda: scaled(patterns, 65535)),
         },
     }
@@ -377,24 +389,6 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 """What can be measured, by its key in the JSON file."""
 
 
-def environment() -> dict[str, Any]:
-    revision = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        "python": platform.python_version(),
-        **{
-            name: version(name)
-            for name in ("numpy", "pillow", "pydicom", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
-        },
-        "unix_cxr": version("unix-cxr"),
-        "commit": revision.stdout.strip(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
@@ -404,7 +398,7 @@ def main() -> None:
     options = parser.parse_args()
     known = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     for name in options.sections:
-        known[name] = {"environment": environment(), **SECTIONS[name](options)}
+        known[name] = {"environment": environment(*DECODERS), **SECTIONS[name](options)}
     write_text(options.out, json.dumps(known, indent=1) + "\n")
     for row in known.get("decoding", {}).get("rows", []):
         print(

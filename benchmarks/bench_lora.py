@@ -29,10 +29,11 @@ from typing import Any
 
 import torch
 from draw_for_measuring import prompts as prompts_of_children
-from measure_drawn import commit, cpu_name, get_classifier, load_real, load_square
+from machine import environment
+from measure_drawn import get_classifier, load_real, load_square
 from torch import Tensor
 
-from unix_cxr import UniXPipeline, __version__
+from unix_cxr import UniXPipeline
 from unix_cxr.data.findings_text import describe
 from unix_cxr.data.splits import split_of
 from unix_cxr.data.studies import Study, read_table
@@ -391,9 +392,7 @@ def kept_for_backward(trainer: Trainer, batch: CaptionedLatentBatch) -> int:
 def describe_run(options: argparse.Namespace) -> dict[str, Any]:
     names = ("steps", "batch_size", "rank", "images", "solver_steps", "timed_steps", "size")
     return {
-        "hardware": {"cpu": cpu_name(), "threads": torch.get_num_threads()},
-        "versions": {"unix-cxr": __version__, "torch": torch.__version__},
-        "commit": commit(),
+        "environment": environment("peft"),
         "config": {name: getattr(options, name) for name in names} | {"salt": SALT, "parts": PARTS},
     }
 

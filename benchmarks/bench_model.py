@@ -9,18 +9,15 @@ memory copy) are measured before and after every case, in the same run.
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import transformers
+from machine import environment
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from unix_cxr import __version__
 from unix_cxr.functional.guidance import Guidance
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.context import Text
@@ -197,21 +194,6 @@ def writing(model: UniXModel, batch: int, tokens: int, repeats: int) -> dict:
     }
 
 
-def environment() -> dict:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "unix_cxr": __version__,
-        "commit": commit,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -220,7 +202,7 @@ def main() -> None:
     options = parser.parse_args()
     model = build()
     results = {
-        "environment": environment(),
+        "environment": environment("transformers"),
         "sizes": {
             "hidden": HIDDEN,
             "layers": LAYERS,

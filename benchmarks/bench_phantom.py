@@ -11,9 +11,6 @@ perturbation.
 import argparse
 import json
 import math
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import environment
 
-from unix_cxr import __version__
 from unix_cxr.data.phantom import (
     KINDS,
     SIDED,
@@ -105,26 +102,6 @@ def accuracy(phantoms: list[Phantom], size: int, perturbed: int) -> dict[str, An
         lowest = min(results[name][kind]["balanced_accuracy"] for kind in KINDS)
         print(f"{size} px, {name}: lowest balanced accuracy {lowest}", flush=True)
     return results
-
-
-def environment() -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    )
-    model = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "processor": model[0] if model else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "unix_cxr": __version__,
-        "commit": commit.stdout.strip(),
-    }
 
 
 def table(results: dict[str, Any]) -> str:

@@ -13,7 +13,6 @@ things meanwhile gives the same shares; on several threads and on a GPU they are
 
 import argparse
 import json
-import platform
 import random
 import statistics
 import time
@@ -21,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench_model import VOCABULARY, build, environment
+from bench_model import VOCABULARY, build
+from machine import environment
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -259,7 +259,7 @@ def main() -> None:
     steps = cases(device, options.repeats)
     frozen = next(row for row in steps if row["case"] == "understanding frozen")
     results = {
-        "environment": environment() | {"device": str(device), "machine": platform.machine()},
+        "environment": environment("transformers") | {"device": str(device)},
         "sizes": {
             "batch": BATCH,
             "caption_tokens": CAPTION,

@@ -12,16 +12,14 @@ trained on the `train` split and kept in `--classifier`, unless it is there alre
 import argparse
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import commit, cpu_name, environment
 
 from unix_cxr.data.pixels import load_xray
 from unix_cxr.data.studies import Split, Study, read_table
@@ -37,6 +35,7 @@ from unix_cxr.evaluation.xrays import LabelledXrays, one_per_group, split_groups
 from unix_cxr.files import write_text
 from unix_cxr.functional.images import resize_and_pad
 
+__all__ = ["commit", "cpu_name", "get_classifier", "load_real", "load_square", "main"]
 SUBSETS = ("kermany224", "kermany512")
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -159,12 +158,7 @@ def get_classifier(
 def describe_run(options: argparse.Namespace, settings: DrawnSettings) -> dict[str, Any]:
     names = ("split", "cheat", "size", "threads")
     return {
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "machine": platform.machine()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("unix-cxr", "torch", "numpy", "pillow")},
-        },
-        "commit": commit(),
+        "environment": environment("numpy", "pillow"),
         "config": {
             **{name: getattr(options, name) for name in names},
             "drawn": options.drawn.name if options.drawn else None,
@@ -181,24 +175,6 @@ def describe_set(numbers: DrawnNumbers) -> dict[str, Any]:
         "missed": [str(check) for check in verdict.missed],
         **asdict(numbers),
     }
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def commit() -> str:
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return run.stdout.strip() or "unknown"
 
 
 def pick(xrays: LabelledXrays, count: int = 5) -> torch.Tensor:

@@ -7,15 +7,13 @@ Choose on `dev`; `val` is for the last word, once.
 
 import argparse
 import json
-import platform
-import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from machine import environment
 from tqdm.auto import tqdm
 
-from unix_cxr import __version__
 from unix_cxr.data.findings_text import labels_of, stated_labels, unknown_sentences
 from unix_cxr.data.studies import read_table
 from unix_cxr.evaluation.written import KnownLabels, SubsetAccuracy, evaluate_reports
@@ -69,17 +67,7 @@ def main() -> None:
         "split": options.split,
         "reports": len(reports),
         "reports_with_a_sentence_outside_the_known_wordings": outside,
-        "environment": {
-            "processor": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
-            "unix_cxr": __version__,
-            "commit": subprocess.run(
-                ["git", "describe", "--always", "--dirty"],
-                capture_output=True,
-                text=True,
-                check=False,
-            ).stdout.strip(),
-        },
+        "environment": environment(),
         "accuracy": [as_json(result) for result in results],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
