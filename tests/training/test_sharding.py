@@ -14,8 +14,10 @@ from torch import Tensor
 from tests.processes import run_processes, starter
 from tests.tolerances import assert_relative
 from unix_cxr.training.processes import Processes
+from unix_cxr.training.runlog import CLOCKED, read_rows
 from unix_cxr.training.sharding import check_sharded
 
+from .conftest import stage
 from .test_joint import joint_tree
 from .toys import settings
 
@@ -129,6 +131,11 @@ def test_shards_learn_what_one_process_learns(runs: Runs) -> None:
         assert [v.shape for v in one.values()] == [two[key].shape for key in one]
         flat = [torch.cat([part[key].float().flatten() for key in one]) for part in (two, one)]
         assert_relative("sharded.checkpoint", *flat)
+    logs = [read_rows(out / "joint" / "log.jsonl") for out in runs[1:]]
+    assert [row.keys() for row in logs[0]] == [row.keys() for row in logs[1]]
+    for ours, theirs in zip(*logs, strict=True):
+        for key in theirs.keys() - CLOCKED:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-3), key
     sheets = [sorted(path.name for path in (out / "joint").rglob("*.png")) for out in runs[1:]]
     assert sheets[0] == sheets[1]
     assert len(sheets[0]) == 2
@@ -149,6 +156,33 @@ def test_shards_go_on_from_a_checkpoint_of_one_process(runs: Runs, tmp_path: Pat
     stop(runs.recipe, tmp_path / "one")
     assert "goes on at step 2" in train(runs.recipe, tmp_path / "one", TWO, **FSDP2)
     assert_relative("sharded.weights", learned(tmp_path / "one"), learned(runs.one))
+
+
+@pytest.mark.slow
+def test_shards_of_a_frozen_branch_are_aligned_and_computed_again(
+    tmp_path: Path, films: Path
+) -> None:
+    content = joint_tree(films)
+    drawing = {
+        "understanding_gradient": 0.0,
+        "contexts": {"memory_mb": 1},
+        "alignment": {"encoder": "vision", "layer": 1},
+    }
+    trains = ["model.generation.*"]
+    changes = {"allow_random": True, "activation_checkpointing": True}
+    content["stages"][1] = stage("joint", "generation", trains, objective=drawing) | changes
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    stop(recipe, tmp_path / "one")
+    stop(recipe, tmp_path / "two", TWO, **FSDP2)
+    one, two = (
+        load_file(tmp_path / name / "joint" / "step-00000002" / "weights.safetensors")
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    assert any(name.startswith("projector.") for name in one)
+    flat = [torch.cat([part[key].flatten() for key in one]) for part in (two, one)]
+    assert_relative("sharded.weights", *flat)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from unix_cxr.training.batches import Share, take, to_device
@@ -24,7 +23,7 @@ from unix_cxr.training.losses import weighted_sum
 from unix_cxr.training.optimizers import make_optimizer
 from unix_cxr.training.precision import computing, prepare
 from unix_cxr.training.settings import StageSettings
-from unix_cxr.training.speed import ArithmeticCounter, gemm_peak
+from unix_cxr.training.speed import ArithmeticCounter, OperatorWatch, gemm_peak
 from unix_cxr.training.stages import select_learning
 
 STUDIES: Final = 16
@@ -41,10 +40,10 @@ class MemoryEstimate:
     What Python, the libraries, the images and cached latents take is not in it.
 
     Args:
-        weights: of all networks that the stage holds.
-        gradients: of the learning parameters.
-        optimizer: what it remembers of them.
-        average: of the weights, where the stage keeps one.
+        weights: of all networks that the stage holds; in shards they are gathered, so whole too.
+        gradients: of the learning parameters; in shards whole until they are shared out.
+        optimizer: what it remembers of them; in shards this process's part.
+        average: of the weights, where the stage keeps one; in shards this process's part.
         activations: of a micro-batch, with what is used for a moment only.
     """
 
@@ -101,6 +100,7 @@ class Look:
         device: where it computes.
         processes: how many share the batch.
         steps_left: how many steps are to come.
+        sharded: whether they also share what is remembered of the learning parameters.
     """
 
     stage: StageSettings
@@ -110,6 +110,12 @@ class Look:
     device: torch.device
     processes: int
     steps_left: int
+    sharded: bool = False
+
+    @property
+    def shares(self) -> int:
+        """Among how many processes optimizer state and average are divided."""
+        return self.processes if self.sharded else 1
 
 
 def measure_costs(look: Look) -> StageCosts:
@@ -145,10 +151,8 @@ def measure_costs(look: Look) -> StageCosts:
         memory=MemoryEstimate(
             weights=_bytes((*look.networks, objective)),
             gradients=learned,
-            optimizer=_optimizer_bytes(learning, stage),
-            average=sum(_FLOAT_BYTES * p.numel() for p in learning.values())
-            if stage.ema_decay is not None
-            else 0,
+            optimizer=_optimizer_bytes(learning, stage) // look.shares,
+            average=_average_bytes(learning, stage) // look.shares,
             activations=first.peak + each * (micro - 1),
         ),
         memory_there=memory_of(device),
@@ -191,32 +195,24 @@ def memory_of(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(OperatorWatch):
     """Counts the bytes of tensors that are made inside, as long as they live.
 
     `peak` is the most there were at once. What an operator uses inside itself is not seen.
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's own
+        super().__init__()
         self.live = 0
         self.peak = 0
         self._known: set[int] = set()
 
-    def __torch_dispatch__(
-        self,
-        func: Any,  # noqa: ANN401 - torch's signature
-        types: Any,  # noqa: ANN401 - torch's signature
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - torch's signature
-        """Run the operator and see what it made."""
-        for given in tree_leaves((args, kwargs)):
-            self._see(given, made=False)
-        out = func(*args, **(kwargs or {}))
-        for made in tree_leaves(out):
-            self._see(made, made=True)
-        return out
+    def ran(self, operator: Any, given: tuple[Any, Mapping[str, Any]], out: Any) -> None:  # noqa: ANN401 - anything at all
+        """See what was there and what is new."""
+        for value in tree_leaves(given):
+            self._see(value, made=False)
+        for value in tree_leaves(out):
+            self._see(value, made=True)
 
     def _see(self, value: object, *, made: bool) -> None:
         if not isinstance(value, Tensor):
@@ -323,6 +319,12 @@ def _optimizer_bytes(learning: Mapping[str, nn.Parameter], stage: StageSettings)
         for value in optimizer.state[parameter].values()
         if isinstance(value, Tensor) and value.shape == parameter.shape
     )
+
+
+def _average_bytes(learning: Mapping[str, nn.Parameter], stage: StageSettings) -> int:
+    if stage.ema_decay is None:
+        return 0
+    return sum(_FLOAT_BYTES * parameter.numel() for parameter in learning.values())
 
 
 def _stand_ins(learning: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:

@@ -81,4 +81,5 @@ def _look(run: Planned, entry: StagePlan) -> Look:
         device=run.device,
         processes=run.processes.count,
         steps_left=entry.steps_left,
+        sharded=run.processes.sharded,
     )

@@ -1,6 +1,5 @@
 """From a recipe to trained weights: stage after stage, each going on where it stopped."""
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -9,14 +8,14 @@ from typing import Any, Final
 
 import torch
 
-from unix_cxr.files import replacing_folder, write_text
+from unix_cxr.files import replacing_folder
 from unix_cxr.models.sampling import SamplingDefaults, euler_scheduler
 from unix_cxr.training.autoencoder import latent_statistics
 from unix_cxr.training.checkpoints import checkpoints
 from unix_cxr.training.costs import memory_of
 from unix_cxr.training.data import RecipeData
 from unix_cxr.training.estimates import with_costs
-from unix_cxr.training.identity import changed_keys
+from unix_cxr.training.finished import finished_record, refuse_other_beginning, write_finished
 from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.loop import Trainer
 from unix_cxr.training.networks import Networks
@@ -46,8 +45,6 @@ from unix_cxr.training.watching import check_watching, watching_of
 _FLOAT_BYTES: Final = 4
 _LEARNED_TIMES: Final = 3
 """A gradient and two averages of it, for each parameter that learns."""
-FINISHED: Final = "finished.json"
-"""Written last into a stage's folder: the recipe, what the stage began from, its losses."""
 
 logger = logging.getLogger(__name__)
 
@@ -286,11 +283,9 @@ class RecipeRun(Networks):
         else:
             parts = {"model": self.model, "processor": self.processor}
         self._keep(stage, parts)
-        record = {"steps": stage.steps, "recipe": self._text, "started_from": began}
-        record |= {"keep_best": stage.keep_best} | trainer.exported
-        content = json.dumps(record | {"losses": losses}, indent=1)
+        results = trainer.exported | {"losses": losses}
         if self.processes.first:
-            write_text(self.folder / stage.name / FINISHED, content)
+            write_finished(self.folder / stage.name, stage, self._text, began, results)
         self.processes.wait()
         return losses
 
@@ -351,19 +346,7 @@ class RecipeRun(Networks):
         return self.recipe.model_dump_json()
 
     def _finished(self, stage: StageSettings) -> dict[str, Any] | None:
-        """The record of a stage that was finished under the same recipe."""
-        folder = self.folder / stage.name
-        exported = folder / KINDS[stage.objective.kind].exports
-        if not (folder / FINISHED).is_file() or not exported.is_dir():
-            return None
-        try:
-            record: dict[str, Any] = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
-            same = record["steps"] == stage.steps
-            same = same and not changed_keys(record["recipe"], self._text, stage)
-            same = same and record.get("keep_best") == stage.keep_best
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{folder / FINISHED} is damaged ({error}); remove it") from error
-        return record if same else None
+        return finished_record(self.folder / stage.name, stage, self._text)
 
     def _state(self, stage: StageSettings, wanted: Sequence[str]) -> str:
         if self._finished(stage) is not None:
@@ -381,17 +364,8 @@ class RecipeRun(Networks):
         # a stage that was only asked to lend its weights may come from anywhere, but its tokens
         # must be ours
         checked = set(began) if stage.name in wanted else {"processor"}
-        others = [
-            name
-            for name, value in record["started_from"].items()
-            if name in checked and began.get(name) != value
-        ]
-        if others:
-            raise ValueError(
-                f"stage {stage.name!r} in {folder} is finished, but began from other weights of "
-                f"{', '.join(others)} than this run has; remove {folder} to train it anew, or "
-                "give another output folder"
-            )
+        ours = {name: value for name, value in began.items() if name in checked}
+        refuse_other_beginning(folder, stage, record, ours)
         if KINDS[stage.objective.kind].exports == "vae":
             load_vae_weights(self.vae, folder / "vae")
         else:

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from unix_cxr.files import write_text
 from unix_cxr.training.checkpoints import checkpoints, stored_best
+from unix_cxr.training.finished import FINISHED
 from unix_cxr.training.runlog import EVENTS, LOG, read_rows
 
 RUN: Final = "run.json"
-_FINISHED: Final = "finished.json"
 _SHEETS: Final = "drawn"
 _TEXTS: Final = "texts.json"
 _START: Final = ("begins", "resumes")
@@ -122,7 +122,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
 def _read_stage(folder: Path, settings: Mapping[str, Any]) -> StageRecord:
     log = folder / LOG
-    finished = _read_json(folder / _FINISHED)
+    finished = _read_json(folder / FINISHED)
     newest = checkpoints(folder)
     written = datetime.fromtimestamp(log.stat().st_mtime, UTC) if log.is_file() else None
     texts = _read_json(folder / _SHEETS / _TEXTS)

@@ -92,7 +92,8 @@ def sharded_copy(objective: nn.Module, device: torch.device, processes: int) -> 
     for module in copied.modules():
         if isinstance(module, _LAYERS):
             fully_shard(module, mesh=mesh)
-    return fully_shard(copied, mesh=mesh)
+    fully_shard(copied, mesh=mesh)
+    return copied
 
 
 def wait_with_gradients(sharded: nn.Module, *, last: bool) -> None:

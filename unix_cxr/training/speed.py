@@ -4,6 +4,7 @@ Axes: b batch, c latent channels, h and w latents.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Final
@@ -44,16 +45,15 @@ _FORMULAS: Final[Mapping[Any, Callable[..., int]]] = {
 """Torch's own formulas, and those of the CPU's attention, which it lacks."""
 
 
-class ArithmeticCounter(TorchDispatchMode):
-    """Adds up the floating point operations of matrix products, convolutions and attention.
-
-    Torch's `FlopCounterMode` does too, but follows the modules by hooks, which checkpointing and
-    wrappers confuse, and leaves out attention on a CPU.
-    """
+class OperatorWatch(TorchDispatchMode, ABC):
+    """Sees every operator that runs inside."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch is untyped here
-        self.total = 0
+
+    @abstractmethod
+    def ran(self, operator: Any, given: tuple[Any, Mapping[str, Any]], out: Any) -> None:  # noqa: ANN401 - anything at all
+        """An operator ran on `given`, its arguments by place and by name, and made `out`."""
 
     def __torch_dispatch__(
         self,
@@ -62,12 +62,30 @@ class ArithmeticCounter(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - torch's signature
-        """Run the operator and count it."""
-        out = func(*args, **(kwargs or {}))
-        formula = _FORMULAS.get(getattr(func, "overloadpacket", None))
-        if formula is not None:
-            self.total += int(formula(*args, **(kwargs or {}), out_val=out))
+        """Run the operator and see it."""
+        named = kwargs or {}
+        out = func(*args, **named)
+        self.ran(func, (args, named), out)
         return out
+
+
+class ArithmeticCounter(OperatorWatch):
+    """Adds up the floating point operations of matrix products, convolutions and attention.
+
+    Torch's `FlopCounterMode` does too, but follows the modules by hooks, which checkpointing and
+    wrappers confuse, and leaves out attention on a CPU.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def ran(self, operator: Any, given: tuple[Any, Mapping[str, Any]], out: Any) -> None:  # noqa: ANN401 - anything at all
+        """Count it."""
+        formula = _FORMULAS.get(getattr(operator, "overloadpacket", None))
+        if formula is not None:
+            args, named = given
+            self.total += int(formula(*args, **named, out_val=out))
 
 
 @cache
