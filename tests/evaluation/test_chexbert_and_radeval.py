@@ -1,6 +1,7 @@
 """CheXbert's layout with tiny random weights, and the adapter against a made-up RadEval."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -170,3 +171,11 @@ def test_radeval_without_values_per_sample_is_refused(radeval):
 def test_without_radeval_the_remedy_is_named():
     with pytest.raises(MetricUnavailable, match="pip install radeval"):
         RadEvalMetric("green").measure(PAIRS)
+
+
+def test_radeval_has_no_worst_value_where_all_predictions_are_empty(radeval):
+    empty = replace(PAIRS, predictions=("", " ", ""))
+    assert RadEvalMetric("radgraph").measure(empty)[0].value == 0
+    with pytest.raises(ValueError, match=r"all 3 predictions are empty; radcliq has no worst"):
+        RadEvalMetric("radcliq").measure(empty)
+    assert radeval.calls == []

@@ -17,7 +17,7 @@ from unix_cxr.evaluation.imaging.extractors import (
     Dinov2Extractor,
     weights_hash,
 )
-from unix_cxr.evaluation.imaging.features import Extraction, extract, squashed
+from unix_cxr.evaluation.imaging.features import Extraction, extract, extract_all, squashed
 from unix_cxr.evaluation.imaging.image_sets import (
     ImageFile,
     ImageSet,
@@ -25,6 +25,7 @@ from unix_cxr.evaluation.imaging.image_sets import (
     refuse_overlap,
     split_patients,
 )
+from unix_cxr.evaluation.imaging.looks import LooksExtractor
 from unix_cxr.evaluation.results import MetricUnavailable
 
 PREPROCESSOR = {
@@ -171,6 +172,21 @@ def test_a_changed_image_is_looked_at_again(tmp_path):
     again = Counting()
     extract(images, again, cached)
     assert again.seen == 1
+
+
+def test_each_picture_is_read_once_for_all_extractors(tmp_path, monkeypatch):
+    images = image_set(tmp_path / "images", 7)
+    load, read = ImageFile.load, []
+    monkeypatch.setattr(ImageFile, "load", lambda one: read.append(one.id) or load(one))
+    squeezed = Extraction(3, squash=20, cache=tmp_path / "cache", progress=False)
+    means, looks = extract_all(images, Counting(), [LooksExtractor()], squeezed)
+    assert sorted(read) == sorted(images.ids)
+    assert torch.equal(looks, extract(images, LooksExtractor(), Extraction(3, progress=False)))
+    read.clear()
+    again = extract_all(images, Counting(), [LooksExtractor()], squeezed)
+    assert not read
+    assert torch.equal(again[0], means)
+    assert torch.equal(again[1], looks)
 
 
 def test_a_damaged_cache_is_named(tmp_path):

@@ -21,6 +21,7 @@ from unix_cxr.evaluation.imaging.fidelity import (
     per_label,
 )
 from unix_cxr.evaluation.imaging.frechet import (
+    AsTheyAre,
     FrechetAccumulator,
     frechet_curve,
     frechet_distance,
@@ -289,3 +290,29 @@ def test_counts_that_differ_are_refused():
         kernel_distance(torch.ones(1, 2), torch.ones(3, 2))
     with pytest.raises(ValueError, match="a Fréchet distance needs 2"):
         frechet_distance(torch.ones(1, 2), torch.ones(3, 2))
+
+
+def test_the_kernel_in_blocks_is_the_kernel(monkeypatch):
+    real, drawn = normal(53, 5, 30), normal(38, 5, 31, 0.4)
+    weights = [
+        Resampling(7, seed).weights([str(row // 2) for row in range(count)])
+        for seed, count in ((1, 53), (2, 38))
+    ]
+    whole = kernel_distance(real, drawn, *weights)
+    monkeypatch.setattr("unix_cxr.evaluation.imaging.kernel._CELLS", 10 * 38)
+    torch.testing.assert_close(kernel_distance(real, drawn, *weights), whole, rtol=1e-10, atol=0)
+
+
+def test_memorisation_is_torchmetrics_with_the_roles_of_the_paper(monkeypatch):
+    from torchmetrics.image.mifid import MemorizationInformedFrechetInceptionDistance
+
+    monkeypatch.setattr("unix_cxr.evaluation.imaging.diversity._CELLS", 60 * 7)
+    train = normal(60, 16, 18)
+    for drawn in (normal(45, 16, 19), train[:45] + normal(45, 16, 20, 0, 0.05)):
+        theirs = MemorizationInformedFrechetInceptionDistance(
+            feature=AsTheyAre(16), sync_on_compute=False
+        ).set_dtype(torch.float64)
+        theirs.update(drawn.double(), real=True)
+        theirs.update(train.double(), real=False)
+        wanted = float(theirs.compute())
+        assert memorisation_informed_fd(train, drawn) == pytest.approx(wanted, rel=1e-6)

@@ -23,6 +23,7 @@ from unix_cxr.evaluation.reading.alignment import (
     LikelihoodScorer,
     measure_alignment,
     partners,
+    score_pairs,
 )
 from unix_cxr.evaluation.reading.understanding import Statements, usual_statements, zero_shot
 from unix_cxr.evaluation.results import MetricUnavailable
@@ -117,6 +118,70 @@ def test_reports_are_written_once(pipeline, data, tmp_path):
     path.write_text('{"image": "a", "report": "b"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"predictions\.jsonl holds .* no report of ours; use"):
         write_reports(pipeline, data, path, OPTIONS)
+
+
+def test_what_other_weights_made_is_made_again(data, tmp_path):
+    made = build_pipeline()
+    few = data.take(range(5))
+    drawn = draw_texts(made, few, tmp_path, OPTIONS.drawing)
+    reports = write_reports(made, few, tmp_path / "predictions.jsonl", OPTIONS)
+    before = LikelihoodScorer(made).facts()
+    times = {one.image: one.image.stat().st_mtime_ns for one in drawn}
+    with torch.no_grad():
+        made.model.vision.post_layernorm.bias.add_(3.0)  # the tower reads otherwise
+    assert LikelihoodScorer(made).facts() != before
+    draw_texts(made, few, tmp_path, OPTIONS.drawing)
+    assert all(path.stat().st_mtime_ns > then for path, then in times.items())
+    again = write_reports(made, few, tmp_path / "predictions.jsonl", OPTIONS)
+    assert again != reports
+    lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == list(few.ids)
+    longer = replace(OPTIONS, max_new_tokens=9)
+    write_reports(made, few, tmp_path / "predictions.jsonl", longer)
+    assert len((tmp_path / "predictions.jsonl").read_text("utf-8").splitlines()) == len(few)
+
+
+def test_a_batch_of_which_one_is_missing_is_drawn_whole(pipeline, data, tmp_path, monkeypatch):
+    """What stands beside an X-ray in its batch may change it by a grey level."""
+    draw, sizes = type(pipeline).__call__, []
+
+    def counting(self, prompts, **settings):
+        sizes.append(len(prompts))
+        return draw(self, prompts, **settings)
+
+    monkeypatch.setattr(type(pipeline), "__call__", counting)
+    drawn = draw_texts(pipeline, data, tmp_path, OPTIONS.drawing)
+    assert sizes == [4, 4, 4, 2]
+    bytes_before = {one.image: one.image.read_bytes() for one in drawn}
+    for row in (5, 13):
+        drawn.images[row].image.unlink()
+    sizes.clear()
+    draw_texts(pipeline, data, tmp_path, OPTIONS.drawing)
+    assert sizes == [4, 2]
+    assert bytes_before == {one.image: one.image.read_bytes() for one in drawn}
+
+
+def test_scores_are_kept(data, tmp_path):
+    calls = []
+
+    def scorer(images, texts):
+        calls.append(len(images))
+        return torch.tensor(
+            [image.mean() + len(text) for image, text in zip(images, texts, strict=True)]
+        )
+
+    texts = [one.text for one in data]
+    first = score_pairs(data.images, texts, scorer, {"by": "x"}, 4, tmp_path)
+    assert calls == [4, 4, 4, 2]
+    assert torch.equal(score_pairs(data.images, texts, scorer, {"by": "x"}, 4, tmp_path), first)
+    assert calls == [4, 4, 4, 2]
+    changed = ["Other.", *texts[1:]]  # the whole batch is scored again, and no other
+    again = score_pairs(data.images, changed, scorer, {"by": "x"}, 4, tmp_path)
+    assert calls == [4, 4, 4, 2, 4]
+    assert torch.equal(again[1:], first[1:])
+    score_pairs(data.images, texts, scorer, {"by": "y"}, 4, tmp_path)
+    score_pairs(data.images, texts, scorer, {"by": "x"}, 4)
+    assert calls == [4, 4, 4, 2, 4, *[4, 4, 4, 2] * 2]
 
 
 def test_drawing_that_was_killed_goes_on(pipeline, data, tmp_path, monkeypatch):

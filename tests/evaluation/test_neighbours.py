@@ -3,6 +3,7 @@ import torch
 
 from unix_cxr.evaluation.neighbours import (
     kth_distances,
+    nearest,
     nearest_distances,
     pairwise_distances,
     prdc,
@@ -92,3 +93,34 @@ def test_spread_is_the_mean_over_pairs(clouds):
     weights = torch.zeros(1, 31)
     weights[0, [2, 5]] = torch.tensor([3.0, 1.0])
     assert spread(distances, weights).item() == pytest.approx(distances[2, 5].item(), rel=1e-5)
+
+
+def test_ties_and_copies_are_decided_as_by_differences():
+    """Points of a grid: most distances occur many times, and radii are among them."""
+    generator = torch.Generator().manual_seed(4)
+    real = torch.randint(5, (120, 3), generator=generator).float() / 3 + 1000
+    drawn = torch.cat([real[:40], torch.randint(5, (70, 3), generator=generator) / 3 + 1000])
+    samples = prdc(real, drawn, 3, chunk=17)
+    apart = torch.cdist(drawn.double(), real.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    radii = []
+    for points in (real.double(), drawn.double()):
+        own = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+        radii.append(own.fill_diagonal_(torch.inf).kthvalue(3).values)
+    inside = apart < radii[0]
+    assert (apart == radii[0]).sum() > 100
+    assert torch.equal(samples.density, inside.sum(1) / 3)
+    assert torch.equal(samples.covered, inside.any(0).float())
+    assert torch.equal(samples.recalled, (apart < radii[1][:, None]).any(0).float())
+
+
+@pytest.mark.parametrize("chunk", [4, None])
+def test_the_nearest_are_those_of_all_distances(clouds, chunk):
+    real, drawn = clouds
+    found = nearest(drawn, real, 4, chunk=chunk)
+    wanted = torch.cdist(drawn.double(), real.double()).topk(4, largest=False)
+    assert torch.equal(found.rows, wanted.indices)
+    torch.testing.assert_close(found.distances, wanted.values)
+    assert (nearest(real, real, 1, others=True, chunk=chunk).rows[:, 0] != torch.arange(23)).all()
+    assert len(nearest(real, real, 22, others=True).rows[0].unique()) == 22
+    with pytest.raises(ValueError, match=r"k \(23\) must be between 1 and .* \(22\)"):
+        nearest(real, real, 23, others=True)

@@ -1,5 +1,7 @@
 """Controls on phantoms: the truth scores near one, what is exchanged does not."""
 
+import math
+
 import pytest
 import torch
 
@@ -80,3 +82,11 @@ def test_numbers_must_agree(phantoms: list) -> None:
     (finding, *_) = next(phantom.findings for phantom in phantoms if phantom.findings)
     with pytest.raises(ValueError, match="a kind of finding once"):
         film_counts([[stated(finding), stated(finding)]], [[]])
+
+
+def test_where_nothing_was_asked_for_there_is_no_share() -> None:
+    phantom = next(one for one in fresh_phantoms(300) if not one.findings)
+    found = score_drawn([phantom], torch.as_tensor(render_batch([phantom], 64)))
+    assert math.isnan(found.side_accuracy)
+    assert math.isnan(found.found)
+    assert found.imagined < 1

@@ -1,4 +1,5 @@
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -275,3 +276,13 @@ def test_mismatched_and_empty_references_are_refused(tmp_path):
         read_reports(tmp_path / "gone.csv")
     with pytest.raises(ValueError, match="give one of each per pair"):
         ReportPairs(("a",), ("a",), ("x", "y"), ("x",), Resampling())
+
+
+def test_zero_is_an_id_and_a_patient(tmp_path):
+    rows = [{"id": row, "text": f"Text {row}.", "patient_id": row // 2} for row in range(4)]
+    path = write(tmp_path / "t.jsonl", "\n".join(json.dumps(row) for row in rows))
+    table = read_reports(path)
+    assert list(table.texts) == ["0", "1", "2", "3"]
+    pairs = pair_reports(table, table)
+    assert pairs.groups == ("0", "0", "1", "1")
+    assert pairs.resampling.unit == "patient"

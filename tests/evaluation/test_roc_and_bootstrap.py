@@ -6,12 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unix_cxr.evaluation.bootstrap import (
+    bootstrap_blocks,
     bootstrap_weights,
     mean_with_interval,
     measured,
     weighted_mean,
     weighted_quantile,
 )
+from unix_cxr.evaluation.corpus_metric import Resampling
 from unix_cxr.evaluation.roc import auc
 
 
@@ -67,6 +69,21 @@ def test_groups_are_drawn_whole():
     assert torch.equal(weights[:, 0], weights[:, 5])
     assert torch.equal(weights[:, 1], weights[:, 4])
     assert (weights[:, [0, 1, 3]].sum(dim=1) == 3).all()
+
+
+def test_replicates_are_the_same_however_many_are_drawn_at_once():
+    groups = [f"p{row // 3}" for row in range(300)]
+    blocks = list(bootstrap_blocks(groups, 150, torch.Generator().manual_seed(5)))
+    assert [len(block) for block in blocks] == [64, 64, 22]
+    drawn = torch.randint(100, (150, 100), generator=torch.Generator().manual_seed(5))
+    times = torch.stack([torch.bincount(row, minlength=100) for row in drawn])
+    wanted = times.repeat_interleave(3, dim=1).float()
+    assert torch.equal(torch.cat(blocks), wanted)
+    rows = torch.rand(300, 4, generator=torch.Generator().manual_seed(6))
+    sums = Resampling(150, 5).sums(rows, groups)
+    torch.testing.assert_close(sums, wanted.double() @ rows.double())
+    assert Resampling(0).sums(rows, groups).shape == (0, 4)
+    assert bootstrap_weights(groups, 0, torch.Generator()).shape == (0, 300)
 
 
 def test_patients_give_the_wider_interval():

@@ -163,6 +163,26 @@ def test_without_training_xrays_what_is_missing_is_said(sets, judges):
         evaluate_images(real, drawn, judges, options=OPTIONS)
 
 
+class Blind(ClassifierExtractor):
+    def __call__(self, images):
+        pytest.fail("an X-ray was looked at")
+
+
+def test_a_ceiling_that_cannot_be_had_is_refused_before_anything_is_measured(sets):
+    torch.manual_seed(0)
+    judges = Judges(Blind(XrayClassifier(TINY)), metrics=[])
+    train, real, drawn = sets
+    options = replace(OPTIONS, use_network=None)
+    with pytest.raises(ValueError, match=r"unseen half holds 4 X-rays; 5 neighbours"):
+        evaluate_images(real, drawn, judges, train=train.take(range(8)), options=options)
+    one = ImageSet("train", tuple(replace(file, group="p") for file in train))
+    with pytest.raises(ValueError, match=r"train holds one patient \(p\)"):
+        evaluate_images(real, drawn, judges, train=one, options=options)
+    unlabelled = ImageSet("train", tuple(replace(file, labels=frozenset()) for file in train))
+    with pytest.raises(ValueError, match="a network cannot learn a label"):
+        evaluate_images(real, drawn, judges, train=unlabelled, options=OPTIONS)
+
+
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()

@@ -14,6 +14,7 @@ from unix_cxr.evaluation.reading.delong import delong
 from unix_cxr.evaluation.reading.probe import fit_probe, learnable
 from unix_cxr.evaluation.reading.understanding import MaskedExtractor
 from unix_cxr.evaluation.reading.use import measure_label_agreement, measure_use
+from unix_cxr.evaluation.results import signature
 from unix_cxr.evaluation.roc import auc
 
 # albumin, total protein, K-G score and outcome of 43 patients (DeLong et al. 1988, as listed in the
@@ -108,6 +109,9 @@ def test_delongs_interval_is_for_independent_samples_only():
     assert alone[1].warnings[0] == f"chance is {float(positive.double().mean()):.3f}"
     mean = mean_result("auroc/mean", [alone[0], alone[0]], "image")
     assert mean.value == pytest.approx(alone[0].value)
+    assert mean.signature.startswith("metric:auroc/mean|n:120|")  # its own, not the first label's
+    assert "|mean_of:x, x|" in mean.signature
+    assert "positive" not in mean.signature
 
 
 @pytest.mark.parametrize("positive", [torch.ones(4).bool(), torch.zeros(4).bool()])
@@ -235,3 +239,14 @@ def test_labels_that_cannot_be_learned_are_left_out_or_refused():
         measure_label_agreement(real, same, {}, Resampling(10))
     with pytest.raises(ValueError, match="nothing to average"):
         mean_result("x", [], "image")
+
+
+def test_masks_are_as_fine_as_the_extractor_looks():
+    class Fine(Corner):
+        def facts(self):
+            return {"extractor": self.name, "size": "518x364"}
+
+    image = torch.rand(1, 600, 520, generator=torch.Generator().manual_seed(3))
+    assert MaskedExtractor(Fine(), 0.5).mask(image).shape == (1, 520, 520)
+    assert MaskedExtractor(Corner(), 0.5).mask(image).shape == (1, 128, 128)
+    assert "grid:8x8 of 520" in signature(MaskedExtractor(Fine(), 0.5).facts())

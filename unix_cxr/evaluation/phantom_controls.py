@@ -3,6 +3,7 @@
 Axes: b films, h rows, w columns, k kinds of findings, c counts.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
@@ -47,22 +48,22 @@ class DrawnControl:
     def side_accuracy(self) -> float:
         """Of all requested findings with a side, the share that was drawn on that side.
 
-        A finding that the oracle does not see counts as wrong.
+        A finding that the oracle does not see counts as wrong. NaN where none was requested.
         """
         wanted = sum(self.kinds[kind].present for kind in SIDED)
-        return sum(self.kinds[kind].side_right for kind in SIDED) / wanted
+        return _share(sum(self.kinds[kind].side_right for kind in SIDED), wanted)
 
     @property
     def found(self) -> float:
-        """Share of the requested findings that the oracle sees."""
+        """Share of the requested findings that the oracle sees; NaN where none was requested."""
         wanted = sum(score.present for score in self.kinds.values())
-        return sum(score.found for score in self.kinds.values()) / wanted
+        return _share(sum(score.found for score in self.kinds.values()), wanted)
 
     @property
     def imagined(self) -> float:
         """Share of the kinds that were not requested and that the oracle sees."""
         absent = sum(score.absent for score in self.kinds.values())
-        return sum(score.imagined for score in self.kinds.values()) / absent
+        return _share(sum(score.imagined for score in self.kinds.values()), absent)
 
 
 @dataclass(frozen=True)
@@ -211,6 +212,10 @@ def score_written(phantoms: Sequence[Phantom], reports: Sequence[str]) -> Writte
         unknown=sum(bool(each.unknown) for each in read),
         reports=len(reports),
     )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def _pooled(scores: Sequence[KindF1]) -> KindF1:

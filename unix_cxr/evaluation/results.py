@@ -155,6 +155,17 @@ def signature(facts: Mapping[str, object]) -> str:
     return "|".join(parts)
 
 
+def resigned(signed: str, changes: Mapping[str, object]) -> str:
+    """A signature with other facts; a fact that becomes None is left out.
+
+    >>> resigned("metric:a|n:3|unix_cxr:0.1.0", {"metric": "b", "n": None})
+    'metric:b|unix_cxr:0.1.0'
+    """
+    facts: dict[str, object] = dict(part.split(":", 1) for part in signed.split("|"))
+    facts.pop("unix_cxr")
+    return signature({name: fact for name, fact in (facts | changes).items() if fact is not None})
+
+
 def content_mark(parts: Sequence[str]) -> str:
     """Eight digits that stand for texts or ids, so that a signature says what was held against."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]

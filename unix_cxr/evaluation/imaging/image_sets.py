@@ -257,7 +257,8 @@ def _from_manifest(path: Path) -> ImageSet:
                 "joined by '|'"
             )
         text = str(row.get("prompt") or row.get("text") or "")
-        group = str(row.get("patient_id") or file)
+        patient = row.get("patient_id")
+        group = str(file if patient in {None, ""} else patient)
         images.append(ImageFile(str(file), image, group, frozenset(labels), text))
     return ImageSet(path.parent.name, tuple(images), "image")
 

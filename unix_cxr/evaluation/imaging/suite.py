@@ -184,6 +184,7 @@ def evaluate_images(
         require_enough(role, len(images), options.protocol)
     if train is not None:
         refuse_overlap(train, real)
+    halves = _halves(train, real, len(drawn), options)
     if options.use_network is not None:
         if train is None:
             raise ValueError("a network learns from real X-rays too: give them by --train SRC")
@@ -226,8 +227,8 @@ def evaluate_images(
     plugins = installed_metrics("images") if judges.metrics is None else judges.metrics
     makers |= {metric.name: _measuring(metric, comparison) for metric in plugins}
     results, skipped = measure_all(makers, options.on_missing)
-    if train is not None and options.ceiling == "all":
-        results += _whole_ceiling(comparison, judges, options)
+    if halves is not None:
+        results += _whole_ceiling(real, halves, judges, options)
     return ImageEvaluation(
         results=tuple(by_name(results).values()),
         skipped=(*skipped, *absent),
@@ -354,21 +355,36 @@ def _ceiling(comparison: ImageComparison, settings: FidelitySettings) -> list[Me
     return [result for result in results if not result.name.startswith("vendi")]
 
 
+def _halves(
+    train: ImageSet | None, real: ImageSet, count: int, options: ImageOptions
+) -> tuple[ImageSet, ImageSet] | None:
+    """What stands for drawn X-rays in the ceiling of all numbers, and what was learned from.
+
+    Raises:
+        ValueError: a half is too small, or holds nothing to learn; before anything is measured.
+    """
+    if train is None or options.ceiling != "all":
+        return None
+    honest, rest = split_patients(train, options.resampling.seed)
+    honest = honest.first(count, options.resampling.seed)
+    halves = (
+        replace(honest, name=f"{honest.name}, unseen half"),
+        replace(rest, name=f"{rest.name}, other half"),
+    )
+    for one in halves:
+        require_enough(one.name, len(one), options.protocol)
+    if options.use_network is not None:
+        shared_labels(halves[1], halves[0], real)
+    return halves
+
+
 def _whole_ceiling(
-    comparison: ImageComparison, judges: Judges, options: ImageOptions
+    real: ImageSet, halves: tuple[ImageSet, ImageSet], judges: Judges, options: ImageOptions
 ) -> list[MetricResult]:
     """Everything again, with real X-rays of half of the training patients as the drawn ones."""
-    if comparison.train is None:
-        return []
-    honest, rest = split_patients(comparison.train, options.resampling.seed)
-    honest = honest.first(len(comparison.drawn), options.resampling.seed)
-    again = evaluate_images(
-        comparison.real,
-        replace(honest, name=f"{honest.name}, unseen half"),
-        judges,
-        train=replace(rest, name=f"{rest.name}, other half"),
-        options=replace(options, ceiling="fidelity", per_finding=False),
-    )
+    honest, rest = halves
+    options = replace(options, ceiling="fidelity", per_finding=False)
+    again = evaluate_images(real, honest, judges, train=rest, options=options)
     return [
         replace(result, name=result.name + CEILING)
         for result in again.results

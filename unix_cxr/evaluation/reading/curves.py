@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unix_cxr.evaluation.corpus_metric import Resampling, interval_of
 from unix_cxr.evaluation.reading.delong import delong
-from unix_cxr.evaluation.results import MetricResult, PerSample, signature
+from unix_cxr.evaluation.results import MetricResult, PerSample, resigned, signature
 from unix_cxr.evaluation.roc import auc
 
 Which = Literal["auroc", "auprc"]
@@ -119,6 +119,14 @@ def mean_result(name: str, results: Sequence[MetricResult], unit: str) -> Metric
         value=value,
         interval=interval,
         per_sample=None,
+        signature=resigned(
+            first.signature,
+            {"metric": name, "positive": None, "mean_of": ", ".join(map(_label, results))},
+        ),
         warnings=(f"mean of {len(results)} labels",),
         replicates=replicates,
     )
+
+
+def _label(result: MetricResult) -> str:
+    return result.name.rsplit("/", 1)[-1]

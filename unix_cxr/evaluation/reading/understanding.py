@@ -4,6 +4,7 @@ Axes: n X-rays, h rows, w columns, s side, f features.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from unix_cxr.evaluation.imaging.image_sets import ImageSet
 from unix_cxr.evaluation.reading.alignment import LikelihoodScorer, score_pairs
 from unix_cxr.evaluation.reading.curves import area_results, mean_result
 from unix_cxr.evaluation.reading.probe import fit_probe, label_table, learnable
-from unix_cxr.evaluation.results import MetricResult
+from unix_cxr.evaluation.results import MetricResult, content_mark
 from unix_cxr.functional.images import resize_and_pad
 from unix_cxr.vocabulary import NO_FINDING
 
@@ -32,6 +33,7 @@ MASKING_RATIOS: Final = (0.0, 0.3, 0.6, 0.9)
 """Shares of the image that are hidden, as in the robustness curve of arXiv:2604.22989."""
 
 _GRID: Final = 8
+_SIDE: Final = 128
 
 
 class MaskedExtractor:
@@ -41,15 +43,17 @@ class MaskedExtractor:
         extractor: what looks at the rest.
         ratio: share of an 8 × 8 grid of squares that is hidden under the X-ray's mean grey; which
             ones depends on the pixels and the seed alone.
-        side: X-rays are padded to squares of this side first.
+        side: X-rays are padded to squares of this side first; as fine as the extractor looks where
+            None, and at least 128, so that hiding nothing of them changes nothing.
         seed: of the choice.
     """
 
     comparable = False
 
     def __init__(
-        self, extractor: FeatureExtractor, ratio: float, side: int = 128, seed: int = 0
+        self, extractor: FeatureExtractor, ratio: float, side: int | None = None, seed: int = 0
     ) -> None:
+        side = _fine_enough(extractor) if side is None else side
         if not 0 <= ratio < 1:
             raise ValueError(f"ratio ({ratio}) must lie in [0, 1)")
         if side % _GRID:
@@ -85,6 +89,12 @@ class MaskedExtractor:
         cell = self.side // _GRID
         mask = cells.reshape(_GRID, _GRID).repeat_interleave(cell, 0).repeat_interleave(cell, 1)
         return torch.where(mask[None], square.mean(), square)
+
+
+def _fine_enough(extractor: FeatureExtractor) -> int:
+    """A side that the grid divides and that has all pixels the extractor takes."""
+    sides = [int(side) for side in str(extractor.facts().get("size", _SIDE)).split("x")]
+    return _GRID * math.ceil(max(_SIDE, *sides) / _GRID)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +149,7 @@ def measure_probes(
         facts: dict[str, object] = {
             "probe": "logistic regression",
             "trained_on": len(train),
+            "against": content_mark(test.ids),
             **masked.facts(),
         }
         found: list[MetricResult] = []
@@ -248,6 +259,7 @@ def zero_shot(
         facts: dict[str, object] = {
             "model": pipeline.model_id,
             "score": "log-likelihood ratio",
+            "against": content_mark(images.ids),
             "statements": len(wordings.present) + len(wordings.absent),
         }
         results += area_results(

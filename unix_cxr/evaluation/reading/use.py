@@ -14,7 +14,7 @@ from unix_cxr.evaluation.corpus_metric import Resampling, interval_of
 from unix_cxr.evaluation.imaging.fidelity import FeatureSet
 from unix_cxr.evaluation.reading.curves import area_results, mean_result
 from unix_cxr.evaluation.reading.probe import fit_probe, label_table, learnable
-from unix_cxr.evaluation.results import MetricResult
+from unix_cxr.evaluation.results import MetricResult, resigned
 
 Labels = Sequence[frozenset[str]]
 
@@ -134,6 +134,7 @@ def _gain(
         name=name,
         value=value,
         interval=interval,
+        signature=resigned(both.signature, {"metric": name, "trained_on": None}),
         warnings=(about, *([note] if note else [])),
         replicates=replicates,
     )

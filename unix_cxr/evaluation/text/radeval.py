@@ -1,6 +1,5 @@
 """RadGraph F1, RadCliQ, RaTEScore, GREEN and others through RadEval, which the user installs."""
 
-import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
@@ -48,17 +47,23 @@ class RadEvalMetric:
 
         Raises:
             MetricUnavailable: RadEval or its weights are absent.
-            ValueError: RadEval gave no value per sample.
+            ValueError: RadEval gave no value per sample, or there is none to give where less is
+                better and every prediction is empty.
         """
         filled = [row for row, text in enumerate(data.predictions) if text.strip()]
         scores = self._score(
             [data.references[row] for row in filled], [data.predictions[row] for row in filled]
         )
         higher = HIGHER_IS_BETTER[self.name]
+        if not filled and not higher:
+            raise ValueError(
+                f"all {len(data.ids)} predictions are empty; {self.name} has no worst value that "
+                "could stand for them"
+            )
         results = []
         for key, given in sorted(scores.items()):
-            values = torch.full((len(data.ids),), 0.0 if higher else max(given, default=math.inf))
-            values[filled] = torch.tensor(given)
+            values = torch.full((len(data.ids),), 0.0 if higher else max(given)).double()
+            values[filled] = torch.tensor(given, dtype=torch.float64)
             metric = mean_metric(
                 f"radeval/{key}", higher_is_better=higher, facts={"empty": "worst value"}
             )

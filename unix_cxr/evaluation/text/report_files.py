@@ -61,14 +61,14 @@ def read_reports(
         missing = [name for name in names if name not in row]
         if missing:
             raise ValueError(f"{path}, row {number}: {missing} is missing")
-        identity = str(row[names[0]] or "")
+        identity = _written(row[names[0]])
         if not identity or identity in texts:
             problem = f"id {identity!r} is there twice" if identity else "the id is empty"
             raise ValueError(f"{path}, row {number}: {problem}")
         texts[identity] = text_cell(path, number, row, names[1])
-        patient = next((row[name] for name in PATIENT_COLUMNS if row.get(name)), None)
+        patient = next(filter(None, (_written(row.get(name)) for name in PATIENT_COLUMNS)), None)
         if patient is not None:
-            patients[identity] = str(patient)
+            patients[identity] = patient
     if not texts:
         raise ValueError(f"{path} holds no reports")
     return ReportTable(path, texts, patients)
@@ -111,6 +111,11 @@ def pair_reports(
             resampling.replicates, resampling.seed, "patient" if known else "report"
         ),
     )
+
+
+def _written(value: object) -> str:
+    """A cell as text; the number 0 is one, and nothing is none."""
+    return "" if value is None else str(value)
 
 
 def _column(path: Path, row: Mapping[str, Any], wanted: Sequence[str]) -> str:
