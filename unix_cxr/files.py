@@ -1,10 +1,12 @@
-"""Files that are either whole or absent: atomic writing and checksums."""
+"""Files that are either whole or absent: atomic writing, checksums, and what is damaged."""
 
 import errno
+import gzip
 import hashlib
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,13 @@ from typing import Final
 
 _CHUNK_BYTES: Final = 1 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_GZIP: Final = b"\x1f\x8b"
+_NO_TEXT: Final = {
+    _GZIP: "is packed with gzip; add .gz to its name",
+    b"PK\x03\x04": "is an Excel or zip file; save its table as CSV in UTF-8",
+    b"PAR1": "is parquet; its name must end in .parquet",
+}
+_UTF_16: Final = {b"\xff\xfe", b"\xfe\xff"}
 
 
 @contextmanager
@@ -127,6 +136,41 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def check_text(path: str | Path, encoding: str = "utf-8") -> None:
+    """Refuse by its first bytes what is no table of text, or is packed otherwise than it is called.
+
+    Raises:
+        ValueError: the file is something else; the message says what to do.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(4)
+    if path.suffix == ".gz":
+        if head and not head.startswith(_GZIP):
+            raise ValueError(f"{path} is not packed with gzip; take .gz from its name")
+        return
+    for start, what in _NO_TEXT.items():
+        if head.startswith(start):
+            raise ValueError(f"{path} {what}")
+    if head[:2] in _UTF_16 and "16" not in encoding:
+        raise ValueError(f"{path} is UTF-16; save it as UTF-8")
+
+
+@contextmanager
+def explaining_damage(path: str | Path) -> Iterator[None]:
+    """Say which packed file is cut off or damaged, inside a block that reads it.
+
+    Raises:
+        ValueError: it is.
+    """
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{path} is cut off or damaged ({error}); copy or download it again"
+        ) from error
 
 
 def _flush(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol, get_args
 
 from unix_cxr.data.pixels import Source
+from unix_cxr.files import check_text
 
 Split = Literal["train", "dev", "val"]
 """The parts that `read_table` knows."""
@@ -190,8 +191,10 @@ def read_table(
 
 
 def _rows(path: Path, subsets: Sequence[str] | None) -> Iterator[Study]:
+    check_text(path)
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+        # strict, or a quote that is never closed would swallow the rows behind it
+        reader = csv.DictReader(file, strict=True)
         try:
             missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
             if missing:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
+from unix_cxr.files import check_text, explaining_damage
+
 MAX_LINE_BYTES: Final = 1 << 20
 """A longer line or file is a problem row; its bytes are passed over, never held."""
 
@@ -66,7 +68,7 @@ def read_rows(
     if kind not in FORMATS:
         raise ValueError(f"format {kind!r} is not known; formats: {', '.join(FORMATS)}")
     if kind == "jsonl":
-        return _read_jsonl(path)
+        return _read_jsonl(path, encoding)
     if kind in {"csv", "tsv"}:
         return _read_csv(path, columns, "\t" if kind == "tsv" else ",", encoding)
     if kind == "parquet":
@@ -154,8 +156,9 @@ def _open_binary(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    with _open_binary(path) as file:
+def _read_jsonl(path: Path, encoding: str) -> Iterator[Row]:
+    check_text(path, encoding)
+    with _open_binary(path) as file, explaining_damage(path):
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
             number += 1
@@ -179,12 +182,17 @@ def _pass_over(file: IO[bytes]) -> int:
 def _read_csv(path: Path, columns: Columns, delimiter: str, encoding: str) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))
     opener = gzip.open if path.suffix == ".gz" else open
+    check_text(path, encoding)
     encoding = "utf-8-sig" if encoding == "utf-8" else encoding
-    with opener(path, "rt", encoding=encoding, errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
+    with (
+        opener(path, "rt", encoding=encoding, errors="surrogateescape", newline="") as file,
+        explaining_damage(path),
+    ):
+        # strict, or a quote that is never closed would swallow the reports behind it
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
         header = next(reader, None)
         if header is None:
-            return
+            raise ValueError(f"{path} is empty; its first line must name the columns")
         _require(columns.wanted, header, path)
         yield from _csv_rows(reader, header, columns, path.name)
 
@@ -201,7 +209,10 @@ def _csv_rows(reader: Any, header: list[str], columns: Columns, name: str) -> It
             continue
         if cells is None:
             return
-        if cells:
+        if any(cells[len(header) :]):  # a comma in a text without quotes cuts it in two
+            problem = f"too many columns: {len(cells)} instead of {len(header)}; quote the text"
+            yield Row(fallback, problem=problem)
+        elif cells:
             yield _row_of(dict(zip(header, cells, strict=False)), columns, fallback)
 
 
@@ -210,16 +221,22 @@ def _require(wanted: tuple[str, ...], present: list[str], path: Path) -> None:
         if name not in present:
             raise ValueError(
                 f"{path} has no column {name!r}; its columns: {', '.join(map(repr, present))}. "
-                "Name yours with --id-column and --text-column"
+                "Name yours with --id-column and --text-column; a .csv is divided by commas"
             )
+        if present.count(name) > 1:
+            raise ValueError(f"{path} names the column {name!r} twice; rename one of them")
 
 
 def _read_parquet(path: Path, columns: Columns) -> Iterator[Row]:
     try:
-        from pyarrow import parquet
+        from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
         raise ImportError("reading parquet needs pyarrow: pip install unix-cxr[reports]") from error
-    with parquet.ParquetFile(path) as file:
+    try:
+        opened = parquet.ParquetFile(path)
+    except ArrowInvalid as error:
+        raise ValueError(f"{path} is no whole parquet file: {error}") from error
+    with opened as file:
         _require(columns.wanted, list(file.schema_arrow.names), path)
         number = 0
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=list(columns.wanted)):
@@ -232,19 +249,30 @@ def _read_files(
     path: Path, suffix: str, make: Callable[[str, bytes, str], Row], encoding: str
 ) -> Iterator[Row]:
     if path.is_file() and (path.suffix == ".tgz" or ".tar" in path.suffixes):
-        with tarfile.open(path, "r|*") as archive:
+        yield from _read_archive(path, make, encoding)
+        return
+    files = [path] if path.is_file() else sorted(path.rglob(f"*{suffix}"))
+    if not files:
+        raise ValueError(f"{path} holds no *{suffix}; name the file or folder of the reports")
+    for found in files:
+        name = found.name if path.is_file() else found.relative_to(path).as_posix()
+        with found.open("rb") as stream:
+            yield _checked(name, stream.read(MAX_LINE_BYTES + 1), make, encoding)
+
+
+def _read_archive(
+    path: Path, make: Callable[[str, bytes, str], Row], encoding: str
+) -> Iterator[Row]:
+    try:
+        with explaining_damage(path), tarfile.open(path, "r|*") as archive:
             for member in archive:
                 if member.isfile() and member.name.endswith((".xml", ".txt")):
                     file = archive.extractfile(member)
                     data = b"" if file is None else file.read(MAX_LINE_BYTES + 1)
                     reader = _openi_row if member.name.endswith(".xml") else make
                     yield _checked(member.name, data, reader, encoding)
-        return
-    files = [path] if path.is_file() else sorted(path.rglob(f"*{suffix}"))
-    for found in files:
-        name = found.name if path.is_file() else found.relative_to(path).as_posix()
-        with found.open("rb") as stream:
-            yield _checked(name, stream.read(MAX_LINE_BYTES + 1), make, encoding)
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} is no whole tar archive: {error}") from error
 
 
 def _checked(name: str, data: bytes, make: Callable[[str, bytes, str], Row], encoding: str) -> Row:

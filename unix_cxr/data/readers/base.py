@@ -158,8 +158,11 @@ def existing(path: Path) -> Path:
     Raises:
         FileNotFoundError: none does.
     """
+    if path.is_dir():
+        raise FileNotFoundError(f"no image file at {path}, which is a folder")
     if not path.is_file():
-        raise FileNotFoundError(f"no image file at {path}")
+        divided = "; folders are divided by /, not by \\" if "\\" in path.name else ""
+        raise FileNotFoundError(f"no image file at {path}{divided}")
     return path
 
 

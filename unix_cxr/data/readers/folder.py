@@ -1,5 +1,6 @@
 """A folder of images with a CSV, JSON Lines or parquet table that names them."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +17,9 @@ from unix_cxr.data.readers.base import (
     split_named,
 )
 from unix_cxr.data.readers.stated import stated_in
-from unix_cxr.data.readers.tables import TABLE_SUFFIXES, table_rows
+from unix_cxr.data.readers.tables import TABLE_SUFFIXES, MissingColumnsError, table_rows
 from unix_cxr.data.studies import Study, view_named
+from unix_cxr.vocabulary import FINDINGS
 
 FIELDS: Final = (
     "image", "patient_id", "study_id", "split", "subset", "view", "labels", "negative",
@@ -27,6 +29,8 @@ FIELDS: Final = (
 
 _UNSAID_VIEWS: Final = ("", "FRONTAL", "UNKNOWN", "UNK", "NAN", "NONE")
 _REQUIRED: Final = ("image", "patient_id")
+_SEPARATORS: Final = re.compile(r"[,;|/\t]")
+_KNOWN_LABELS: Final = frozenset(name.lower() for name in FINDINGS)
 
 
 class StudyColumns:
@@ -114,8 +118,27 @@ class StudyColumns:
     def _set(self, value: object) -> frozenset[str]:
         if value is None:
             return frozenset()
-        names = value if isinstance(value, list) else str(value).split(self._separator)
-        return frozenset(str(name).strip() for name in names) - {""}
+        if isinstance(value, str):
+            names = [name.strip() for name in value.split(self._separator)]
+            self._check_separator(names)
+        elif isinstance(value, list) and all(isinstance(name, str) for name in value):
+            names = [name.strip() for name in value]
+        else:
+            raise ValueError(
+                f"labels {value!r:.80} must be names divided by {self._separator!r}, or a list of "
+                "names; label_columns= reads columns that hold 1, 0 and -1"
+            )
+        return frozenset(names) - {""}
+
+    def _check_separator(self, names: Sequence[str]) -> None:
+        """Refuse a list with another separator, which would pass for one label of a long name."""
+        for name in names:
+            parts = {part.strip().lower() for part in _SEPARATORS.split(name)}
+            if len(parts) > 1 and parts & _KNOWN_LABELS:
+                raise ValueError(
+                    f"labels {name!r} are not divided by {self._separator!r}; name what divides "
+                    "yours with label_separator= (--option label_separator=,)"
+                )
 
 
 class FolderReader(Reader):
@@ -150,7 +173,12 @@ class FolderReader(Reader):
             columns, label_columns=label_columns, label_separator=label_separator
         )
         # a missing column is told now, not at the first row
-        next(table_rows(self._table, self._columns.required), None)
+        try:
+            next(table_rows(self._table, self._columns.required), None)
+        except MissingColumnsError as error:
+            raise MissingColumnsError(
+                f"{error} (columns=, or --column FIELD=NAME, says how yours are called)"
+            ) from error
 
     def rows(self) -> Iterator[Row]:
         """The rows of the table."""
@@ -216,7 +244,10 @@ def _find_table(path: Path, table: str | None) -> Path:
     preferred = [found for found in tables if found.name.split(".")[0] == "metadata"] or tables
     if len(preferred) != 1:
         names = [found.name for found in tables]
-        raise ValueError(f"{path} holds {len(names)} tables {names[:8]}; name one with table=")
+        raise ValueError(
+            f"{path} holds {len(names)} tables {names[:8]}; name one with table= "
+            "(--option table=NAME)"
+        )
     return preferred[0]
 
 
