@@ -374,6 +374,32 @@ def test_a_patient_in_two_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"4 patients are in two splits, such as .*p0"):
         prepare(leaking, tmp_path, settings())
     assert not (tmp_path / MANIFEST).exists()
+    mended = prepare(Made(8), tmp_path, settings())
+    assert mended.resumed_shards == 0  # not the leaking shards with a manifest
+    patients: dict[str, set[str]] = {}
+    for study in PreparedStudies(tmp_path):
+        patients.setdefault(study.patient_id, set()).add(study.split)
+    assert all(len(found) == 1 for found in patients.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split": lambda n: "test" if n < 2 else "train"},
+        {"findings": lambda n: "Edema." if n == 3 else REPORT},
+        {"labels": lambda n: frozenset(["Edema"]) if n == 3 else frozenset()},
+        {"study_id": lambda n: f"s{n + 1}"},  # a row was taken from the front
+    ],
+    ids=["split", "report", "label", "order"],
+)
+def test_a_source_that_was_changed_is_not_gone_on_with(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(StopError):
+        prepare(Made(), tmp_path, settings(), progress=_stop_after(1))
+    with pytest.raises(ValueError, match=r"made-up was changed since .*shard-00000\.parquet was m"):
+        prepare(Made(**changes), tmp_path, settings())
+    assert prepare(Made(), tmp_path, settings()).resumed_shards == 2
 
 
 def test_texts_are_cleaned_or_kept_or_required(tmp_path: Path) -> None:

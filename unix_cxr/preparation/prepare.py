@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from unix_cxr.data.prepared import MANIFEST, Manifest
 from unix_cxr.data.sources import StudySource
 from unix_cxr.data.splits import LeakCheck, split_of
-from unix_cxr.data.studies import Study
+from unix_cxr.data.studies import Study, shown
 from unix_cxr.preparation.cached import Cacher, load_cachers
 from unix_cxr.preparation.rows import LeftOut, RowMaker
 from unix_cxr.preparation.settings import PreparationSettings
@@ -80,7 +81,8 @@ def prepare(
         FileExistsError: the folder is prepared already, from something else.
         NotADirectoryError: the folder, or one above it, is a file.
         ValueError: a study cannot be read or has no split, a patient is in two, the source is
-            empty, or an unfinished run of other settings left its journal.
+            empty or was changed since an unfinished run, or such a run of other settings left its
+            journal.
         OSError: the disk is full; finished shards stay and the same call goes on.
     """
     folder = Path(out)
@@ -102,14 +104,18 @@ def prepare(
     with _row_maker(settings, workers) as make_rows:
         leaks = LeakCheck()
         studies = _split_studies(source, settings, leaks)
-        skipped = sum(1 for _ in islice(studies, resumed * settings.shard_rows))
+        skipped = sum(
+            _skipped(finished, islice(studies, settings.shard_rows), source, folder)
+            for finished in journal.finished
+        )
         for number, chunk in enumerate(_chunks(studies, settings.shard_rows), start=resumed):
             finished = _write_shard(folder, number, make_rows(chunk), settings, cachers)
-            journal.add(finished)
+            journal.add(replace(finished, studies=_digest(chunk)))
             skipped += len(chunk)
             if progress:
                 progress(skipped)
     if leaks.leaks():
+        journal.path.unlink()  # the shards hold the source's splits, which must change
         raise ValueError(
             f"{source.name}: {len(leaks.leaks())} patients are in two splits, such as "
             f"{leaks.leaks()[0]}; mend the source's splits"
@@ -165,6 +171,32 @@ def _split_studies(
             placed = replace(study, split=split)
         leaks.add(placed)
         yield placed
+
+
+def _skipped(
+    finished: FinishedShard, studies: Iterable[Study], source: StudySource, folder: Path
+) -> int:
+    """How many studies an earlier run made a shard of; they must be the source's still."""
+    chunk = list(studies)
+    if _digest(chunk) != finished.studies:
+        raise ValueError(
+            f"{source.name} was changed since {folder / finished.shard.file} was made of it; "
+            f"remove {folder} and prepare it again"
+        )
+    return len(chunk)
+
+
+def _digest(studies: Iterable[Study]) -> str:
+    """Of what studies state; of their images the paths alone."""
+    digest = sha256()
+    for study in studies:
+        stated = [
+            sorted(value) if isinstance(value, frozenset) else value
+            for name, value in vars(study).items()
+            if name != "image"
+        ]
+        digest.update(repr([shown(study.image), *stated]).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _done_before(folder: Path, identity: dict[str, Any]) -> Prepared:

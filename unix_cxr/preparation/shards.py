@@ -28,11 +28,19 @@ _PAGE_BYTES: Final = 1 << 30
 
 @dataclass(frozen=True)
 class FinishedShard:
-    """A line of the journal: a shard and what was left out on the way to it."""
+    """A line of the journal: a shard and what was left out on the way to it.
+
+    Args:
+        shard: which is whole on the disk.
+        left_out: number of studies by reason.
+        problems: of each of them.
+        studies: digest of the studies that the shard was made of, left out or not.
+    """
 
     shard: Shard
     left_out: dict[str, int]
     problems: list[dict[str, str]] = field(default_factory=list)
+    studies: str = ""
 
     def to_json(self) -> str:
         """The line, without its newline."""
