@@ -14,7 +14,9 @@ from torch import Tensor
 from tests.processes import run_processes, starter
 from tests.tolerances import assert_relative
 from unix_cxr.training.processes import Processes
+from unix_cxr.training.recipe import run_recipe
 from unix_cxr.training.runlog import CLOCKED, read_rows
+from unix_cxr.training.settings import parse_recipe
 from unix_cxr.training.sharding import check_sharded
 
 from .conftest import stage
@@ -169,12 +171,12 @@ def test_shards_of_a_frozen_branch_are_aligned_and_computed_again(
         "alignment": {"encoder": "vision", "layer": 1},
     }
     trains = ["model.generation.*"]
-    changes = {"allow_random": True, "activation_checkpointing": True}
+    changes = {"allow_random": True, "activation_checkpointing": True, "steps": 2}
     content["stages"][1] = stage("joint", "generation", trains, objective=drawing) | changes
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
-    stop(recipe, tmp_path / "one")
-    stop(recipe, tmp_path / "two", TWO, **FSDP2)
+    run_recipe(parse_recipe(content, "frozen"), tmp_path / "one")
+    train(recipe, tmp_path / "two", TWO, **FSDP2)
     one, two = (
         load_file(tmp_path / name / "joint" / "step-00000002" / "weights.safetensors")
         for name in ("one", "two")

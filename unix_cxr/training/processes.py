@@ -64,8 +64,7 @@ class Processes:
     def quietly(self, module: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Gradients wait inside the block until the last micro-batch averages them."""
         if self.sharded:
-            sharding.wait_with_gradients(module, last=last)
-            return nullcontext()
+            return sharding.passing(module, last=last)
         wrapped: Any = module
         return nullcontext() if last or self.count == 1 else wrapped.no_sync()
 

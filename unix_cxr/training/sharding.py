@@ -7,7 +7,9 @@ written is gathered first, so that files know nothing of processes.
 
 import copy
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -96,10 +98,18 @@ def sharded_copy(objective: nn.Module, device: torch.device, processes: int) -> 
     return copied
 
 
-def wait_with_gradients(sharded: nn.Module, *, last: bool) -> None:
-    """Let gradients pile up where they are computed, until the last micro-batch shares them out."""
+@contextmanager
+def passing(sharded: nn.Module, *, last: bool) -> Iterator[None]:
+    """Forward and backward of a micro-batch; gradients are shared out after the last one.
+
+    Until then they pile up, whole, where they are computed.
+    """
     if isinstance(sharded, FSDPModule):
         sharded.set_requires_gradient_sync(last)
+    with warnings.catch_warnings():
+        # joint blocks offer slices of their keys and values, and nobody changes them in place
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view")
+        yield
 
 
 def whole(tensor: Tensor) -> Tensor:
