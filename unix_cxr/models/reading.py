@@ -206,13 +206,18 @@ class ReadingModel(PreTrainedModel, GenerationMixin):
         self, ids: Int[Tensor, "b n"], pixel_values: Float[Tensor, "i 3 h w"] | None
     ) -> Float[Tensor, "b n d"]:
         embedded: Tensor = self.get_input_embeddings()(ids)
-        if pixel_values is None:
-            return embedded
         inside, _ = self._blocks(ids)
         boundaries = (ids == self.config.begin_image_token_id) | (
             ids == self.config.end_image_token_id
         )
         places = inside & ~boundaries
+        if pixel_values is None:
+            if bool(places.any()):
+                raise ValueError(
+                    f"the ids have {int(places.sum())} placeholders of image tokens, and there are "
+                    "no pixel_values to fill them"
+                )
+            return embedded
         tokens = self.image_tokens(pixel_values)
         if int(places.sum()) != tokens.shape[0] * tokens.shape[1]:
             raise ValueError(

@@ -104,6 +104,7 @@ class UniXModel(ReadingModel):
             raise ValueError(
                 "encode needs at least one segment; `empty_context` makes an empty one"
             )
+        _fetch_offloaded(self)
         context = self.empty_context(_batch_size(segments[0]))
         for segment in segments:
             if _batch_size(segment) != context.batch_size:
@@ -156,6 +157,7 @@ class UniXModel(ReadingModel):
         Raises:
             ValueError: batch sizes differ, or the latents are larger than the position table.
         """
+        _fetch_offloaded(self)
         denoised = self.run_block(
             latents, timesteps, context, understanding_gradient=understanding_gradient
         )
@@ -254,6 +256,13 @@ class UniXModel(ReadingModel):
             embedding.positions.copy_(
                 position_table(embedding.max_size, embedding.positions.shape[-1])
             )
+
+
+def _fetch_offloaded(model: nn.Module) -> None:
+    """Bring weights that accelerate's offloading keeps elsewhere, as it does before `forward`."""
+    hook: Any = getattr(model, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(model)
 
 
 def _batch_size(segment: Segment) -> int:

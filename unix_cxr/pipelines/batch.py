@@ -2,14 +2,14 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from tqdm.auto import tqdm
 
-from unix_cxr.files import sha256
+from unix_cxr.files import sha256, write_text
 from unix_cxr.models.sampling import euler_scheduler, unipc_scheduler
 from unix_cxr.pipelines.marking import prompt_hash, save_synthetic_png
 from unix_cxr.pipelines.pipeline import UniXPipeline
@@ -116,8 +116,8 @@ def draw_table(
 ) -> DrawnTable:
     """Draw every prompt of a table into a folder.
 
-    An image whose file is there with the checksum of the manifest is not drawn again, so the same
-    call goes on after a stop.
+    An image of the same prompt and model whose file is there with the checksum of the manifest is
+    not drawn again, so the same call goes on after a stop.
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / MANIFEST
@@ -128,7 +128,12 @@ def draw_table(
         for row in rows
         for offset in range(options.count)
     ]
-    todo = [job for job in wanted if job[2] not in whole]
+    todo = [
+        (row, seed, name)
+        for row, seed, name in wanted
+        if whole.get(name) != (prompt_hash(row.prompt), pipeline.model_id)
+    ]
+    _forget(manifest, {name for _, _, name in todo})
     calls = 0
     starts = range(0, len(todo), options.batch_size)
     for start in tqdm(starts, desc="drawing", unit="batch", disable=None):
@@ -150,20 +155,32 @@ def draw_table(
     return DrawnTable(len(todo), len(wanted) - len(todo), calls, str(manifest))
 
 
-def _whole_images(manifest: Path) -> set[str]:
-    """Files of a manifest that are on disk as they were written."""
+def _whole_images(manifest: Path) -> dict[str, tuple[str, str]]:
+    """Files of a manifest that are on disk as they were written: their prompts' hash and model."""
     if not manifest.is_file():
-        return set()
-    names = set()
-    for line in manifest.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a run that was killed while it wrote; its image is redrawn
+        return {}
+    whole = {}
+    for row in _rows(manifest):
         path = manifest.parent / row["file"]
         if path.is_file() and sha256(path) == row["sha256"]:
-            names.add(row["file"])
-    return names
+            whole[row["file"]] = (row["prompt_sha256"], row["model"])
+    return whole
+
+
+def _rows(manifest: Path) -> Iterator[dict[str, Any]]:
+    for line in manifest.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed while it wrote; its image is redrawn
+
+
+def _forget(manifest: Path, names: Collection[str]) -> None:
+    """Take the rows of images that will be drawn again, and half a row, out of a manifest."""
+    if not manifest.is_file():
+        return
+    kept = [json.dumps(row) + "\n" for row in _rows(manifest) if row["file"] not in names]
+    write_text(manifest, "".join(kept))
 
 
 def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

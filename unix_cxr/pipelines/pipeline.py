@@ -124,8 +124,8 @@ class UniXPipeline(AdapterPipeline):
         Args:
             prompt: findings text, or several.
             negative_prompt: takes the place of the empty context in guidance.
-            height: of the images in pixels, a multiple of 16.
-            width: of the images in pixels, a multiple of 16.
+            height: of the images in pixels, a multiple of a token's side: 16 as published.
+            width: of the images in pixels, likewise.
             num_inference_steps: solver steps.
             guidance_scale: 1 switches guidance off.
             guidance_interval: (lo, hi): guidance acts while lo < t ≤ hi.
@@ -225,11 +225,14 @@ class UniXPipeline(AdapterPipeline):
     def _latent_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         default, factor = self.defaults.image_size, downsampling_of(self.vae)
         sides = []
-        largest = self.model.config.max_latent_size * self.model.config.latent_patch_size
+        patch = self.model.config.latent_patch_size
+        largest = self.model.config.max_latent_size * patch
         for name, given in (("height", height), ("width", width)):
             pixels = default if given is None else given
-            if pixels < factor or pixels % factor:
-                raise ValueError(f"{name} ({pixels}) must be a positive multiple of {factor}")
+            if pixels < factor or pixels % (factor * patch):
+                raise ValueError(
+                    f"{name} ({pixels}) must be a positive multiple of {factor * patch}"
+                )
             if pixels // factor > largest:
                 raise ValueError(
                     f"{name} ({pixels}) exceeds what this checkpoint draws, "
@@ -313,6 +316,7 @@ class UniXPipeline(AdapterPipeline):
         generated: Tensor = model.generate(
             **inputs, max_new_tokens=max_new_tokens, **({"do_sample": False} | options)
         )
+        self.maybe_free_model_hooks()
         reports = self.processor.reports(generated, inputs["input_ids"].shape[1])
         return ReportOutput(reports=reports, model_id=self.model_id, version=__version__)
 
@@ -349,6 +353,7 @@ class UniXPipeline(AdapterPipeline):
             pixel_values=self.processor.pixel_values(sources).to(device),
             use_cache=False,
         ).logits
+        self.maybe_free_model_hooks()
         losses = F.cross_entropy(
             logits[:, :-1].float().transpose(1, 2),
             inputs.labels[:, 1:].to(device),

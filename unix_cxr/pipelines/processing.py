@@ -166,8 +166,10 @@ class UniXProcessor(ProcessorMixin):
         return ((images - self.image_mean) / self.image_std).expand(-1, 3, -1, -1)
 
     def text_ids(self, text: str) -> list[int]:
-        """[BOS] text [EOS]."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        """[BOS] text [EOS]; a special token's name in the text is text like any other."""
+        ids: list[int] = self.tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
         return [self.bos_id, *ids, self.eos_id]
 
     def image_block(self) -> list[int]:
