@@ -319,7 +319,7 @@ def use_network(options: argparse.Namespace) -> dict[str, Any]:
     sets = [in_two_classes(one) for one in (train, drawn, test)]
     training = NetworkTraining()
     started, worked = time.perf_counter(), time.process_time()
-    results = measure_use_network(*sets, Resampling(), training)
+    results = measure_use_network(sets[0], sets[1], sets[2], Resampling(), training)
     tree = {
         "counts": {
             name: len(one) for name, one in zip(("real", "drawn", "test"), sets, strict=True)

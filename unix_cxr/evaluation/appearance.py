@@ -33,7 +33,8 @@ def detail(images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 2"]:
     mean = (inner * window).sum(dim=(-2, -1), keepdim=True) / window.sum()
     power = torch.fft.rfft2((inner - mean) * window).abs().square_().flatten(1)
     energies = power @ bands.T + _TINY
-    return (energies[:, 1:] / energies[:, :1]).log2()
+    octaves: Float[Tensor, "b 2"] = (energies[:, 1:] / energies[:, :1]).log2()
+    return octaves
 
 
 @cache

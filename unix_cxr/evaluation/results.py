@@ -161,9 +161,10 @@ def resigned(signed: str, changes: Mapping[str, object]) -> str:
     >>> resigned("metric:a|n:3|unix_cxr:0.1.0", {"metric": "b", "n": None})
     'metric:b|unix_cxr:0.1.0'
     """
-    facts: dict[str, object] = dict(part.split(":", 1) for part in signed.split("|"))
-    facts.pop("unix_cxr")
-    return signature({name: fact for name, fact in (facts | changes).items() if fact is not None})
+    parts = (part.partition(":") for part in signed.split("|"))
+    facts: dict[str, object] = {name: fact for name, _, fact in parts if name != "unix_cxr"}
+    facts.update(changes)
+    return signature({name: fact for name, fact in facts.items() if fact is not None})
 
 
 def content_mark(parts: Sequence[str]) -> str:

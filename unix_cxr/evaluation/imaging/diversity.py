@@ -136,4 +136,5 @@ def memorisation_informed_fd(train: Float[Tensor, "n f"], drawn: Float[Tensor, "
 
 def _directions(points: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
     doubles = points.double()
-    return doubles / doubles.norm(dim=1, keepdim=True).clamp_min(_TINY)
+    directions: Tensor = doubles / doubles.norm(dim=1, keepdim=True).clamp_min(_TINY)
+    return directions
