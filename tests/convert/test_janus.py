@@ -151,6 +151,13 @@ def test_matched_norms_begin_nearer(janus: JanusForConditionalGeneration, source
             model, _ = converted(source, query_key_norm=choice)
             errors[choice] = float((model(input_ids=ids).logits - theirs).square().mean())
     assert errors["matched"] < 0.7 * errors["ones"]
+
+
+def test_matched_norms_are_the_length_of_heads(layout: str, tmp_path: Path) -> None:
+    janus = tiny_janus()
+    with torch.no_grad():
+        janus.model.language_model.layers[1].input_layernorm.weight.mul_(2)  # gains count
+    model, _ = converted(write_janus(tmp_path / "janus", janus, layout), query_key_norm="matched")
     layer: Any = model.language_model.model.layers[1]
     white = torch.randn(4000, 64) * layer.input_layernorm.weight
     heads = (white @ layer.self_attn.q_proj.weight.T).unflatten(-1, (4, 16))
