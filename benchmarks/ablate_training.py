@@ -29,10 +29,9 @@ from typing import Any, Final
 
 import torch
 import yaml
-from measure_drawn import commit, cpu_name
+from machine import environment
 from scipy import stats
 
-from unix_cxr import __version__
 from unix_cxr.files import write_text
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.training.batches import CaptionedLatentBatch
@@ -158,17 +157,6 @@ def table(results: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str,
             )
         rows[variant]["seconds"] = statistics.mean(by_seed[seed]["seconds"] for seed in seeds)
     return rows
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers were measured with."""
-    return {
-        "processor": cpu_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "unix_cxr": __version__,
-        "commit": commit(),
-    }
 
 
 def main() -> None:

@@ -30,7 +30,8 @@ from typing import Any
 
 import torch
 import yaml
-from ablate_training import LOOKED_AT, environment, interval, listening
+from ablate_training import LOOKED_AT, interval, listening
+from machine import environment
 
 from unix_cxr.files import write_text
 from unix_cxr.training.estimates import with_costs

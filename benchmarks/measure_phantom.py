@@ -9,14 +9,12 @@ prompts (a model that does not listen).
 
 import argparse
 import json
-import platform
-import subprocess
 from pathlib import Path
 
 import torch
+from machine import environment
 from tqdm.auto import tqdm
 
-from unix_cxr import __version__
 from unix_cxr.data.phantom import Phantom, render_batch, reports_of
 from unix_cxr.evaluation.phantom_controls import (
     FRESH_SEED,
@@ -117,17 +115,7 @@ def main() -> None:
         "exchanged_prompts": drawn_json(score_drawn(phantoms, pictures.roll(1, 0))),
         "written": written_json(score_written(phantoms, reports)),
         "exchanged_films": written_json(score_written(phantoms, reports[1:] + reports[:1])),
-        "environment": {
-            "processor": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
-            "unix_cxr": __version__,
-            "commit": subprocess.run(
-                ["git", "describe", "--always", "--dirty"],
-                capture_output=True,
-                text=True,
-                check=False,
-            ).stdout.strip(),
-        },
+        "environment": environment(),
     }
     options.out.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     for name in ("ceiling", "autoencoder", "drawn", "exchanged_prompts"):
