@@ -11,7 +11,7 @@ import torch
 from tests.conftest import make_tiny_config
 from unix_cxr import Text, UniXModel, UniXPipeline
 from unix_cxr.models.config import UniXConfig
-from unix_cxr.pipelines.batch import DrawingOptions, PromptRow, draw_table
+from unix_cxr.pipelines.batch import DrawingOptions, PromptRow, draw_table, read_prompts
 
 from .conftest import SIDE, build_pipeline
 
@@ -89,6 +89,16 @@ def test_half_a_row_of_the_manifest_spoils_no_other(tmp_path: Path) -> None:
     rows = [json.loads(row) for row in manifest.read_text().splitlines()]
     assert [row["prompt_id"] for row in rows] == ["a", "b"]
     assert draw_table(pipeline, prompts, tmp_path, options).kept == 2
+
+
+def test_a_table_of_prompts_loses_nothing_in_silence(tmp_path: Path) -> None:
+    table = tmp_path / "prompts.csv"
+    table.write_text('id,prompt\na,"Clear lungs.\nb,A large pleural effusion.\n')
+    with pytest.raises(ValueError, match=r"prompts.csv, line 2: .*a quote is opened and not"):
+        read_prompts(table)
+    table.write_text("id,prompt\na,Clear lungs, no effusion.\n")
+    with pytest.raises(ValueError, match=r"prompts.csv, line 2: "):
+        read_prompts(table)
 
 
 def test_offloaded_weights_are_fetched_before_encode_and_denoise() -> None:

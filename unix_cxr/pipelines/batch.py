@@ -1,14 +1,14 @@
 """Drawing a table of prompts: in batches, with a manifest, going on where a run stopped."""
 
-import csv
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from tqdm.auto import tqdm
 
+from unix_cxr.data.readers.tables import table_rows
 from unix_cxr.files import sha256, write_text
 from unix_cxr.models.sampling import euler_scheduler, unipc_scheduler
 from unix_cxr.pipelines.marking import prompt_hash, save_synthetic_png
@@ -82,7 +82,7 @@ def single_prompt(prompt: str) -> list[PromptRow]:
 
 
 def read_prompts(path: Path | None) -> list[PromptRow]:
-    """Read a CSV or JSONL table with `id` and `prompt`.
+    """Read a CSV, JSONL or parquet table with `id` and `prompt`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -183,18 +183,8 @@ def _forget(manifest: Path, names: Collection[str]) -> None:
     write_text(manifest, "".join(kept))
 
 
-def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            for row in reader:
-                yield reader.line_num, row
-        return
-    if path.suffix != ".jsonl":
-        raise ValueError(f"{path} must be a .csv or .jsonl file")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: no JSON: {error}") from error
+def _entries(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for row in table_rows(path):
+        if row.problem:
+            raise ValueError(f"{path}, line {row.line}: {row.problem}")
+        yield row.line, row.values
