@@ -379,6 +379,24 @@ def test_half_precision_weights_are_cast(
     assert vae.config["scaling_factor"] != 1
 
 
+def test_how_long_texts_may_be_decides_about_no_weight(
+    make_recipe: MakeRecipe, finished_run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished_run / "pipeline", tmp_path / "longer"))
+    config = folder / "model" / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    content["text_config"]["max_position_embeddings"] = 16_384
+    config.write_text(json.dumps(content), encoding="utf-8")
+    longer = run_recipe(make_recipe(), tmp_path / "a", init_from=folder, dry_run=True)
+    assert not longer.random_parts
+    content["connector_activation"] = "gelu"
+    config.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match="connector_activation is 'gelu', the recipe says"):
+        run_recipe(make_recipe(), tmp_path / "b", init_from=folder, dry_run=True)
+    recipe = make_recipe(model={"connector_activation": "gelu"})
+    assert not run_recipe(recipe, tmp_path / "c", init_from=folder, dry_run=True).random_parts
+
+
 def test_a_run_begins_from_a_stages_folder(
     make_recipe: MakeRecipe, finished_run: Path, tmp_path: Path
 ) -> None:

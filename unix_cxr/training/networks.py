@@ -244,6 +244,8 @@ def model_config(recipe: Recipe, processor: UniXProcessor | None) -> UniXConfig:
             "hidden_act": "gelu",
         },
         vision_stem=None if sizes.vision_stem is None else list(sizes.vision_stem),
+        connector_activation=sizes.connector_activation,
+        query_key_norm=sizes.query_key_norm,
         latent_channels=recipe.autoencoder.latent_channels,
         max_latent_size=sizes.max_latent_size,
         latent_patch_size=sizes.latent_patch_size,

@@ -61,7 +61,8 @@ class ModelSettings(StrictSettings):
 
     A token of the generation branch holds a square of `latent_patch_size` by as many latents.
     `vision_stem` lists the channels of the convolutions in front of the vision tower; without it
-    the tower cuts the image into patches with one linear map.
+    the tower cuts the image into patches with one linear map. A language model that begins from one
+    without norms of queries and keys, as Janus' is, takes `query_key_norm: false`.
     """
 
     hidden_size: int
@@ -77,6 +78,8 @@ class ModelSettings(StrictSettings):
     vision_heads: int
     vision_patch_size: int
     vision_stem: tuple[int, ...] | None = None
+    connector_activation: Literal["gelu", "gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
+    query_key_norm: bool = True
     max_latent_size: int
     latent_patch_size: Annotated[int, Field(ge=1)] = 1
 

@@ -25,6 +25,7 @@ _MODEL_KEYS_OF_NO_WEIGHT: Final = frozenset(
         "dtype",
         "torch_dtype",
         "_name_or_path",
+        "max_position_embeddings",
     }
 )
 _VAE_KEYS_OF_WEIGHTS: Final = (
