@@ -18,7 +18,6 @@ direction.
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -27,12 +26,12 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine import environment
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -480,20 +479,10 @@ def as_images(name: str, xrays: LabelledXrays) -> ImageSet:
 
 
 def describe(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("unix-cxr", "torch", "torchmetrics", "numpy", "sacrebleu", "rouge-score")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     kept = ("what", "images", "reports", "split", "real", "per_class", "train", "extractor")
     kept += ("threads",)
     return {
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
-        "commit": commit.stdout.strip() or "unknown",
+        "environment": environment("torchmetrics", "numpy", "sacrebleu", "rouge-score"),
         "config": {name: getattr(options, name) for name in kept},
     }
 
