@@ -1,8 +1,10 @@
-"""Draw the phantom guide's pictures.
+"""Draw the phantom guide's pictures, or those of a model that has learned from phantoms.
 
 python scripts/draw_phantom_pictures.py
+python scripts/draw_phantom_pictures.py --model runs/phantom/pipeline
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +20,11 @@ from unix_cxr.data.phantom import (
     phantom_studies,
     prompt,
     render_batch,
+    reports_of,
     sample_finding,
     sample_phantom,
 )
+from unix_cxr.pipelines.pipeline import UniXPipeline
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 TILE = 200
@@ -72,7 +76,30 @@ def masks() -> Image.Image:
     return sheet([prompt(p.findings[0]) for p in phantoms], tiles, 6)
 
 
+def drawn(model: str) -> Image.Image:
+    """Phantoms of one finding each, above what the model draws from their findings texts."""
+    pipeline = UniXPipeline.from_pretrained(model)
+    seeds = range(2_500_000, 2_500_000 + len(KINDS))
+    phantoms = [
+        sample_phantom(seed, [sample_finding(seed, kind)])
+        for seed, kind in zip(seeds, KINDS, strict=True)
+    ]
+    films = pipeline([reports_of(p)[0] for p in phantoms], seed=list(seeds), output_type="pt")
+    own = render_batch(phantoms, pipeline.defaults.image_size)
+    tiles, titles = [], []
+    for half in (slice(0, 6), slice(6, 12)):
+        tiles += [grey(film) for film in (*own[half], *films.images[half, 0].clamp(0, 1))]
+        titles += [*(prompt(p.findings[0]) for p in phantoms[half]), *["drawn"] * 6]
+    return sheet(titles, tiles, 6)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="draw with it, and leave the other pictures as they are")
+    options = parser.parse_args()
+    if options.model:
+        drawn(options.model).convert("L").save(IMAGES / "phantom-drawn.png", optimize=True)
+        return
     for name, picture in (("variety", variety()), ("findings", findings()), ("masks", masks())):
         path = IMAGES / f"phantom-{name}.png"
         (picture if name == "masks" else picture.convert("L")).save(path, optimize=True)

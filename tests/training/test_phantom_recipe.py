@@ -12,9 +12,9 @@ from unix_cxr.training.recipe import RecipeRun, run_recipe
 from unix_cxr.training.settings import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "phantom.yaml"
-SIDE, F1 = 0.45, 0.5
+SIDE, F1 = 0.75, 0.8
 FEW = [
-    "data.root=phantom:60",
+    "data.root=phantom:60:busy",
     *(f"stages.{name}.steps=2" for name in ("autoencoder", "vision", "joint")),
     *(f"stages.{name}.warmup_steps=1" for name in ("autoencoder", "vision", "joint")),
     "stages.vision.batch_size=6",
@@ -72,7 +72,7 @@ def test_it_draws_the_side_that_is_asked_for_and_writes_what_is_there(tmp_path: 
     pictures = torch.cat(drawn)
     asked = score_drawn(phantoms, pictures)
     exchanged = score_drawn(phantoms, pictures.roll(1, 0))
-    # short of the aims, .90 and .90; what one run reached stands in docs/design/0210
+    # a little below what one run reached, which stands in docs/design/0210
     assert asked.side_accuracy > SIDE
     assert asked.side_accuracy > 3 * exchanged.side_accuracy
     assert score_written(phantoms, written).micro_f1 > F1
