@@ -16,9 +16,12 @@ GUIDE = ROOT / "docs/guides/evaluation.md"
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks/bench_evaluation.py")
+    folder = ROOT / "benchmarks"
+    spec = importlib.util.spec_from_file_location("bench", folder / "bench_evaluation.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(folder)  # where a script finds its neighbours
+        spec.loader.exec_module(module)
     return module
 
 

@@ -208,7 +208,8 @@ def test_a_sample_that_cannot_be_read_is_told_and_the_state_is_saved(tmp_path: P
 class OneOfTwo:
     """The first of two processes; the other raises its flag at one moment."""
 
-    rank, count, first, device = 0, 1, True, torch.device("cpu")
+    rank, count, first, sharded = 0, 1, True, False
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.flags = iter([False] * 100)
