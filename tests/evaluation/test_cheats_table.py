@@ -35,7 +35,8 @@ def test_the_recorded_run_let_no_cheat_through(bench, tree):
     assert set(bench.TELLING) <= set(caught)
     assert tree["let_through"] == bench.let_through(caught) == []
     assert caught["unseen"] == []
-    assert len(caught["unseen (others)"]) <= 1
+    # other honest X-rays may only differ where neither end is the good one
+    assert set(caught["unseen (others)"]) <= {"vendi", "ms_ssim"}
     for name, metric in (
         ("fixed", "coverage"),
         ("fixed", "recall"),
