@@ -4,6 +4,7 @@ python scripts/bundle_weights.py runs/nano/pipeline unix_cxr/weights/nano
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -28,6 +29,10 @@ def main() -> None:
         pipeline.model.config.known_findings = options.known_finding
     pipeline.to(torch.float16)
     pipeline.save_pretrained(options.target)
+    for config in (options.target / "model_index.json", options.target / "vae" / "config.json"):
+        content = json.loads(config.read_text(encoding="utf-8"))
+        content.pop("_name_or_path", None)  # where it lay on the machine that trained it
+        config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     bundled = UniXPipeline.from_pretrained(options.target)
     bundled.model_id = options.target.name
     drawn = bundled(EXAMPLE_TEXT, seed=7)
