@@ -7,7 +7,7 @@ import torch
 
 from tests.conftest import make_tiny_config
 from unix_cxr import UniXModel
-from unix_cxr.modules.vision_stem import VisionStem
+from unix_cxr.modules.vision_stem import Surroundings, VisionStem
 
 
 def test_a_stem_sees_as_many_patches(tmp_path: Path) -> None:
@@ -45,6 +45,15 @@ def test_a_position_sees_its_own_patch_most() -> None:
         stem.reset_parameters()
         apart += (stem(spotted) - stem(film)).square().sum(dim=1)[0]
     assert divmod(int(apart.argmax()), 8) == (1, 6)
+
+
+@torch.no_grad()
+def test_surroundings_are_added_to_what_is_there() -> None:
+    layer, maps = Surroundings(4), torch.randn(2, 4, 6, 6)
+    assert not torch.allclose(layer(maps), maps)
+    layer.conv.weight.zero_()
+    torch.nn.init.zeros_(layer.conv.bias)  # type: ignore[arg-type]  # it has one
+    assert torch.equal(layer(maps), maps)
 
 
 def test_a_stem_of_the_wrong_depth_is_refused() -> None:
