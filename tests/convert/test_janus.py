@@ -34,21 +34,6 @@ from .janus import (
 PLACEHOLDER = 7
 
 
-@pytest.fixture(scope="module")
-def janus() -> JanusForConditionalGeneration:
-    return tiny_janus()
-
-
-@pytest.fixture(params=["transformers", "original"])
-def layout(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def source(janus: JanusForConditionalGeneration, layout: str, tmp_path: Path) -> Path:
-    return write_janus(tmp_path / "janus", janus, layout)
-
-
 # -- the same numbers --------------------------------------------------------------------------
 
 

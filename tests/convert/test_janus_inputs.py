@@ -29,21 +29,6 @@ from .janus import (
 )
 
 
-@pytest.fixture(scope="module")
-def janus() -> JanusForConditionalGeneration:
-    return tiny_janus()
-
-
-@pytest.fixture(params=["transformers", "original"])
-def layout(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def source(janus: JanusForConditionalGeneration, layout: str, tmp_path: Path) -> Path:
-    return write_janus(tmp_path / "janus", janus, layout)
-
-
 def test_a_folder_that_is_none_or_has_no_configuration(source: Path) -> None:
     tokens = read_janus_tokenizer(source)
     with pytest.raises(FileNotFoundError, match=r"no folder at .*nowhere"):
