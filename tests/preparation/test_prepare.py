@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from unix_cxr.data.phantom.sampling import BUSY, sample_phantom
 from unix_cxr.data.phantom.source import PhantomSource
 from unix_cxr.data.prepared import MANIFEST, Manifest, PreparedStudies, parquet
 from unix_cxr.data.sources import open_source
@@ -471,6 +472,9 @@ def test_a_prepared_folder_is_a_source(tmp_path: Path) -> None:
     busy = open_source("phantom:3:busy", size=32)
     assert [study.patient_id for study in busy] == ["phantom-0", "phantom-1", "phantom-2"]
     assert busy.name != open_source("phantom:3", size=32).name
+    expected = [sample_phantom(seed, counts=BUSY).labels for seed in range(3)]
+    assert [study.labels for study in busy] == expected
+    assert expected != [sample_phantom(seed).labels for seed in range(3)]
     for wrong in ("phantom:many", "phantom:3:many", "phantom:3:"):
         with pytest.raises(ValueError, match=f"{wrong} must end in how many"):
             open_source(wrong)
