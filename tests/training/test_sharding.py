@@ -34,7 +34,7 @@ from tests.conftest import make_tiny_model
 from unix_cxr.training.batches import CaptionedLatentBatch, Share, take
 from unix_cxr.training.generation import GenerationObjective
 from unix_cxr.training.norms import gradient_norms
-from unix_cxr.training.sharding import own_part, sharded_copy, whole
+from unix_cxr.training.sharding import sharded_copy, whole
 
 dist.init_process_group("gloo")
 objective = GenerationObjective(make_tiny_model().train(), 1.0)
@@ -58,7 +58,8 @@ mine = gradients(objective)
 shards = gradients(sharded)
 worst = max(float((whole(shards[name]) - g).abs().max()) for name, g in mine.items())
 norms = [float(gradient_norms(found)["norm"]) for found in (mine, shards)]
-held = [sum(own_part(p).numel() for p in m.parameters()) for m in (sharded, objective)]
+parts = [p.to_local() for p in sharded.parameters()]
+held = [sum(p.numel() for p in own) for own in (parts, objective.parameters())]
 if dist.get_rank() == 0:
     print("worst", worst, abs(norms[0] - norms[1]), len(mine) == len(shards), *held)
 dist.destroy_process_group()

@@ -17,7 +17,9 @@ def csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, 
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            for number, row in enumerate(csv.DictReader(file, delimiter=delimiter), start=1):
+            # strict, or a quote that is never closed would swallow the rows behind it
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            for number, row in enumerate(reader, start=1):
                 # csv puts what is left over under None, and None where a cell is missing
                 more, fewer = row.pop(None, None), None in row.values()
                 if more or fewer:
@@ -27,7 +29,9 @@ def csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, 
                     )
                 yield number, row
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no table in UTF-8: {error}; save it as one") from error
+        raise ValueError(
+            f"{path} is no table in UTF-8 with its quotes closed: {error}; save it as one"
+        ) from error
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

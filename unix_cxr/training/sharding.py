@@ -127,11 +127,6 @@ def part_like(tensor: Tensor, like: Tensor) -> Tensor:
     )
 
 
-def own_part(tensor: Tensor) -> Tensor:
-    """What lies in this process."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def gathered(tensors: Mapping[str, Tensor], *, keeps: bool) -> dict[str, Tensor]:
     """Whole tensors, where this process keeps them.
 
