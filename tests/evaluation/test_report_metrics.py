@@ -238,7 +238,11 @@ def test_parquet_is_read(tmp_path):
         ("a.csv", "key,text\na,x\n", "has none of the columns"),
         ("a.csv", "id,text\na,x, and y\n", "row 1: more cells than the header's 2; put texts"),
         ("a.csv", "id,text\na,x\nb\n", "row 2: fewer cells than the header's 2"),
-        ("a.csv", 'id,text\na,"x\nb,y\n', "with its quotes closed: unexpected end of data"),
+        (
+            "a.csv",
+            'id,text\na,"x\nb,y\n',
+            "is no whole CSV: unexpected end of data; close its quotes",
+        ),
         (
             "a.jsonl",
             '{"id": "a", "text": ["x"]}',

@@ -24,12 +24,16 @@ def written(tmp_path, name, data):
         ("r.csv", TABLE.replace(",", ";"), r"its columns: 'id;text'.*a \.csv is divided by commas"),
         ("r.csv", "id,text,text\n", r"names the column 'text' twice; rename one of them"),
         ("r.csv", TABLE.encode("utf-16"), r"r\.csv is UTF-16; save it as UTF-8"),
-        ("r.csv", gzip.compress(TABLE.encode()), r"is packed with gzip; add \.gz to its name"),
+        (
+            "r.csv",
+            gzip.compress(TABLE.encode(), mtime=0),
+            r"is packed with gzip; add \.gz to its name",
+        ),
         ("r.csv", b"PK\x03\x04\x14\x00", r"is an Excel or zip file; save its table as CSV"),
         ("r.csv.gz", TABLE, r"is not packed with gzip; take \.gz from its name"),
         ("r.parquet", "hello", r"r\.parquet is no whole parquet file"),
         ("r.tgz", "hello", r"r\.tgz is no whole tar archive"),
-        ("r.jsonl", gzip.compress(b"{}"), r"is packed with gzip; add \.gz to its name"),
+        ("r.jsonl", gzip.compress(b"{}", mtime=0), r"is packed with gzip; add \.gz to its name"),
     ],
 )
 def test_a_wrong_file_says_what_to_do(tmp_path, name, data, message):

@@ -28,10 +28,10 @@ def csv_rows(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, 
                         f"header's {len(row)}; put texts with commas or line breaks in quotes"
                     )
                 yield number, row
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"{path} is no table in UTF-8 with its quotes closed: {error}; save it as one"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no table in UTF-8: {error}; save it as one") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no whole CSV: {error}; close its quotes") from error
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
