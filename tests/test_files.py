@@ -8,6 +8,7 @@ import pytest
 
 from unix_cxr.files import (
     append_line,
+    read_json,
     replacing,
     replacing_folder,
     sha256,
@@ -120,3 +121,33 @@ def test_sha256_is_that_of_the_whole_file(tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000
     write_bytes(tmp_path / "file", data)
     assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"a": 1', "Expecting"),
+        (b"", "Expecting value"),
+        (b"\xff\xfe{}", "codec can't decode"),
+        (b"[1, 2]", "no object, but list"),
+        (b"null", "no object, but NoneType"),
+    ],
+)
+def test_a_damaged_json_file_is_named_with_its_remedy(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"config\.json is damaged \(.*{reason}.*\); copy or down"
+    ):
+        read_json(path)
+    with pytest.raises(ValueError, match=rf"config\.json is damaged \(.*{reason}.*\); measure ag"):
+        read_json(path, "measure again")
+
+
+def test_a_json_file_that_is_absent_is_no_damage(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        read_json(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text('{"née": [1]}', encoding="utf-8")
+    assert read_json(tmp_path / "config.json") == {"née": [1]}

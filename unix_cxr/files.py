@@ -3,6 +3,7 @@
 import errno
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -10,8 +11,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+COPY_AGAIN: Final = "copy or download it again"
+"""What to do about a damaged file that came from elsewhere."""
 _CHUNK_BYTES: Final = 1 << 20
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GZIP: Final = b"\x1f\x8b"
@@ -158,6 +161,27 @@ def check_text(path: str | Path, encoding: str = "utf-8") -> None:
         raise ValueError(f"{path} is UTF-16; save it as UTF-8")
 
 
+def read_json(path: str | Path, remedy: str = COPY_AGAIN) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it is damaged, as a clause.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is no JSON, or holds no object; the message names the file and the remedy.
+    """
+    try:
+        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text at all
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise ValueError(f"{path} is damaged (no object, but {kind}); {remedy}")  # noqa: TRY004 - a wrong value in a file
+    return content
+
+
 @contextmanager
 def explaining_damage(path: str | Path) -> Iterator[None]:
     """Say which packed file is cut off or damaged, inside a block that reads it.
@@ -168,9 +192,7 @@ def explaining_damage(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path} is cut off or damaged ({error}); copy or download it again"
-        ) from error
+        raise ValueError(f"{path} is cut off or damaged ({error}); {COPY_AGAIN}") from error
 
 
 def _flush(path: Path) -> None:

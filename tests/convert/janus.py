@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import JanusConfig, JanusForConditionalGeneration
+from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedConfig
 
 from unix_cxr import UniXModel
 from unix_cxr.convert.janus import JanusOptions, convert_janus
@@ -79,7 +79,8 @@ def tiny_janus(**text: Any) -> JanusForConditionalGeneration:
             noise = torch.randn(parameter.shape, generator=generator)
             norm = "norm" in name and name.endswith("weight")
             parameter.copy_(noise * (0.1 if parameter.ndim == 1 else 0.25) + norm)
-    return janus.eval()
+    janus.eval()
+    return janus
 
 
 def write_janus(
@@ -106,7 +107,7 @@ def write_weights(folder: Path, weights: dict[str, Tensor], files: Files) -> Non
     end = "safetensors" if files.endswith("safetensors") else "bin"
     stem = "model" if end == "safetensors" else "pytorch_model"
     halves = [names[::2], names[1::2]] if sharded else [names]
-    places = {}
+    places: dict[str, str] = {}
     for number, half in enumerate(halves, start=1):
         suffix = f"-{number:05}-of-{len(halves):05}" if sharded else ""
         file = f"{stem}{suffix}.{end}"
@@ -200,9 +201,9 @@ def original_weights(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def original_config(config: JanusConfig) -> dict[str, Any]:
     """The shape of Janus-Pro-1B's config.json (most values left to Llama's defaults there)."""
-    text = config.text_config.to_dict()
-    kept = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
-    kept += ("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings")
+    text = cast("PreTrainedConfig", config.text_config).to_dict()
+    kept = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"]
+    kept += ["num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"]
     return {
         "model_type": "multi_modality",
         "language_config": {"model_type": "llama"} | {key: text[key] for key in kept},

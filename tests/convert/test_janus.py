@@ -41,7 +41,8 @@ def embedded(model: UniXModel, ids: Tensor, pixels: Tensor) -> Tensor:
     """Tokens in Janus' order: an image's stand among the text's, one position each."""
     tokens = model.get_input_embeddings()(ids)
     places = (ids == PLACEHOLDER)[..., None]
-    return tokens.masked_scatter(places, model.image_tokens(pixels))
+    joined: Tensor = tokens.masked_scatter(places, model.image_tokens(pixels))
+    return joined
 
 
 @torch.no_grad()
@@ -162,7 +163,8 @@ def test_neither_branch_normalises_queries_and_keys(source: Path, tmp_path: Path
 
     def velocity(one: UniXModel) -> Tensor:
         with torch.no_grad():
-            return one.denoise(latents, torch.full((2,), 0.4), one.encode([caption]))
+            found: Tensor = one.denoise(latents, torch.full((2,), 0.4), one.encode([caption]))
+        return found
 
     assert float((velocity(model) - velocity(exact)).abs().max()) > 0.01
     for layer in [*model.language_model.model.layers, *model.generation.layers]:
@@ -202,7 +204,7 @@ def test_the_generation_branch_begins_as_a_copy(source: Path, choice: str) -> No
 
 
 def test_a_seed_decides_what_is_drawn_and_nothing_else(source: Path, tmp_path: Path) -> None:
-    files = {}
+    files: dict[str, dict[str, Tensor]] = {}
     for seed in (0, 0, 1):
         target = tmp_path / f"seed{seed}-{len(files)}"
         convert(source, target, seed=seed)

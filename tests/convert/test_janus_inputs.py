@@ -36,9 +36,9 @@ def test_a_folder_that_is_none_or_has_no_configuration(source: Path) -> None:
     (source / "config.json").unlink()
     refuse(source, r"no config\.json in .*; give the whole folder", FileNotFoundError)
     (source / "config.json").write_text('{"model_type": "ja', encoding="utf-8")
-    refuse(source, r"config\.json is damaged: .*; copy or download it again")
+    refuse(source, r"config\.json is damaged .*; copy or download it again")
     (source / "config.json").write_text("[1]", encoding="utf-8")
-    refuse(source, "holds no configuration, but list")
+    refuse(source, r"config\.json is damaged \(no object, but list\); copy or download")
 
 
 def test_another_kind_of_model(source: Path) -> None:
@@ -195,7 +195,7 @@ def test_tokenizers_that_cannot_be_used(source: Path) -> None:
     text = (source / "tokenizer.json").read_text(encoding="utf-8")
     write_json(source / "tokenizer_config.json", named)
     (source / "tokenizer.json").write_text(text[: len(text) // 2], encoding="utf-8")
-    refuse_tokenizer(source, r"tokenizer\.json is damaged: .*; copy or download it again")
+    refuse_tokenizer(source, r"tokenizer\.json is damaged .*; copy or download it again")
     write_json(source / "tokenizer.json", {"version": "1.0"})
     refuse_tokenizer(source, r"tokenizer\.json holds no tokenizer")
     (source / "tokenizer.json").unlink()

@@ -1,6 +1,5 @@
 """The autoencoder of a new model, from a diffusers folder or a CompVis file."""
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +8,7 @@ from safetensors import SafetensorError
 
 from unix_cxr.convert.compvis import autoencoder_from_compvis, load_compvis, load_compvis_config
 from unix_cxr.convert.unix_release import listed
+from unix_cxr.files import read_json
 
 _GREY_OR_COLOUR: Final = (1, 3)
 
@@ -73,11 +73,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"no autoencoder at {folder}: it has no config.json{inner}; give the folder of a "
             "diffusers AutoencoderKL, or a CompVis file"
         )
-    try:
-        tree: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}; copy or download it again") from error
-    return tree
+    return read_json(file)
 
 
 def _check_channels(config: Any, latent_channels: int, path: Path) -> None:  # noqa: ANN401 - a mapping, frozen or not

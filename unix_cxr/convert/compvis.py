@@ -1,6 +1,5 @@
 """The CompVis kl-f16 autoencoder (arXiv:2112.10752) to diffusers' `AutoencoderKL`."""
 
-import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from unix_cxr.convert.key_table import Rule, to_ours
 from unix_cxr.convert.unix_release import ConversionReport
+from unix_cxr.files import read_json
 from unix_cxr.models.autoencoder import DOWNSAMPLING
 
 PUBLISHED_SCALE: Final = 0.238092
@@ -164,8 +164,7 @@ def load_compvis_config(path: Path) -> dict[str, Any]:
             return tree
     side = path.parent / "config.json"
     if side.is_file():
-        loaded: dict[str, Any] = json.loads(side.read_text(encoding="utf-8"))
-        return loaded
+        return read_json(side)
     raise FileNotFoundError(f"no config.yaml beside {path}; it says how wide the autoencoder is")
 
 

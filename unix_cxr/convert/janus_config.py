@@ -1,6 +1,5 @@
 """Janus' `config.json`, of either layout, as our configuration."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers.models.janus.configuration_janus import JanusVisionConfig
 
 from unix_cxr.convert.janus_keys import JanusLayout
 from unix_cxr.convert.weight_files import WeightFiles
+from unix_cxr.files import read_json
 
 _LAYOUTS: Final[dict[str, JanusLayout]] = {"janus": "transformers", "multi_modality": "original"}
 _PIXELS: Final = (0.5, 0.5)
@@ -107,10 +107,7 @@ def janus_normalisation(folder: Path) -> tuple[float, float]:
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return _PIXELS
-    try:
-        tree: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}; copy or download it again") from error
+    tree = read_json(file)
     both = [
         tree.get(key, [default] * 3)
         for key, default in zip(("image_mean", "image_std"), _PIXELS, strict=True)
@@ -132,13 +129,7 @@ def _read(folder: Path) -> dict[str, Any]:
             f"no config.json in {folder}; give the whole folder of the checkpoint, with its "
             "configuration and tokenizer"
         )
-    try:
-        tree: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}; copy or download it again") from error
-    if not isinstance(tree, dict):
-        raise ValueError(f"{file} holds no configuration, but {type(tree).__name__}")  # noqa: TRY004 - a wrong value in a file
-    return tree
+    return read_json(file)
 
 
 def _section(tree: Mapping[str, Any], name: str, folder: Path) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Janus' tokenizer with the tokens that our sequences need."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from tokenizers import Tokenizer
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from unix_cxr.files import COPY_AGAIN, read_json
 
 BEGIN_OF_IMAGE: Final = "<begin_of_image>"
 END_OF_IMAGE: Final = "<end_of_image>"
@@ -62,14 +63,9 @@ def read_janus_tokenizer(folder: Path) -> JanusTokens:
 
 def _checked(file: Path) -> str:
     """The text of a tokenizer's file, which the library would refuse without naming the file."""
-    text = file.read_text(encoding="utf-8")
-    try:
-        tree: Any = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}; copy or download it again") from error
-    if not isinstance(tree, dict) or "model" not in tree:
-        raise ValueError(f"{file} holds no tokenizer; copy or download it again")
-    return text
+    if "model" not in read_json(file):
+        raise ValueError(f"{file} holds no tokenizer; {COPY_AGAIN}")
+    return file.read_text(encoding="utf-8")
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -90,10 +86,7 @@ def _special_tokens(folder: Path) -> dict[str, str]:
     for file in (folder / name for name in _FILES):
         if not file.is_file():
             continue
-        try:
-            tree: Any = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged: {error}; copy or download it again") from error
+        tree = read_json(file)
         for key in ("bos_token", "eos_token", "pad_token"):
             value = tree.get(key)
             token = value.get("content") if isinstance(value, dict) else value

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unix_cxr.convert.key_table import UNIX_RULES, canonical, to_ours, to_theirs, why_unused
 from unix_cxr.convert.weight_files import WeightFiles
-from unix_cxr.files import replacing, sha256, write_text
+from unix_cxr.files import read_json, replacing, sha256, write_text
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.unix import UniXModel
 
@@ -194,7 +194,7 @@ def convert_model(source: Path, target: Path) -> ConversionReport:
     config_file = source / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"no config.json in {source}")
-    tree = json.loads(config_file.read_text(encoding="utf-8"))
+    tree = read_json(config_file)
     config = release_config(tree)
     theirs = load_file(weights_file)
     ours, report = weights_from_release(theirs, config)
@@ -230,7 +230,7 @@ def convert_model_back(source: Path, target: Path) -> int:
     side = source / f"{_SIDE_FILE}.json"
     target.mkdir(parents=True, exist_ok=True)
     if side.is_file():
-        kept = json.loads(side.read_text(encoding="utf-8"))
+        kept = read_json(side)
         extras = load_file(source / f"{_SIDE_FILE}.safetensors")
         published = {
             name: extras[name] if name in extras else published[canonical(name)]

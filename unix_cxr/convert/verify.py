@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unix_cxr.convert.replay_autoencoder import replay_autoencoder
 from unix_cxr.convert.replay_model import replay_model
+from unix_cxr.files import read_json
 
 _FILES: Final = ("config.json", "model.safetensors", "golden.safetensors", "manifest.json")
 
@@ -96,15 +97,15 @@ def verify(folder: str | Path) -> Verification:
     for name in _FILES:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}; a golden folder holds {list(_FILES)}")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
+    manifest = read_json(folder / "manifest.json")
     recorded = load_file(folder / "golden.safetensors")
     weights = load_file(folder / "model.safetensors")
     if "ddconfig" in config:
         ours = replay_autoencoder(weights, config, recorded)
     else:
         names_file = folder / "grad_names.json"
-        names = json.loads(names_file.read_text(encoding="utf-8")) if names_file.is_file() else {}
+        names = read_json(names_file) if names_file.is_file() else {}
         ours = replay_model(weights, config, recorded, names)
     checks = tuple(
         compare(name, entry, recorded.get(name), ours.get(name))

@@ -12,10 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unix_cxr.files import replacing, write_text
+from unix_cxr.files import COPY_AGAIN, read_json, replacing, write_text
 
 _SINGLE: Final = ("model.safetensors", "pytorch_model.bin")
-_COPY_AGAIN: Final = "copy or download it again"
 
 
 class WeightFiles:
@@ -99,13 +98,9 @@ def _files(folder: Path) -> tuple[tuple[Path, ...], Path | None]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        tree: Any = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{index} is damaged: {error}; {_COPY_AGAIN}") from error
-    places = tree.get("weight_map") if isinstance(tree, dict) else None
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise ValueError(f"{index} has no 'weight_map'; {_COPY_AGAIN}")
+        raise ValueError(f"{index} has no 'weight_map'; {COPY_AGAIN}")
     outside = [file for file in places.values() if Path(file).name != file]
     if outside:
         raise ValueError(f"{index} names the file {outside[0]!r}, which is not in its own folder")
@@ -130,7 +125,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - a safetensors file or a dictiona
         try:
             return safe_open(path, framework="pt")
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or cut off ({error}); {_COPY_AGAIN}") from error
+            raise ValueError(f"{path} is damaged or cut off ({error}); {COPY_AGAIN}") from error
     return _open_pytorch(path)
 
 
@@ -145,7 +140,7 @@ def _open_pytorch(path: Path) -> dict[str, Tensor]:
             "opened otherwise; take the safetensors of the same checkpoint"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or cut off ({error}); {_COPY_AGAIN}") from error
+        raise ValueError(f"{path} is damaged or cut off ({error}); {COPY_AGAIN}") from error
     weights = tree.get("state_dict", tree) if isinstance(tree, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(f"{path} holds no weights by name; it is no checkpoint of a model")

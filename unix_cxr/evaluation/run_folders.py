@@ -18,7 +18,7 @@ from unix_cxr import __version__
 from unix_cxr.evaluation.page.pages import Section, render_page
 from unix_cxr.evaluation.protocols import Protocol
 from unix_cxr.evaluation.results import MetricResult, MetricUnavailable, Skipped
-from unix_cxr.files import replacing, write_text
+from unix_cxr.files import read_json, replacing, write_text
 
 METRICS: Final = "metrics.json"
 SAMPLES: Final = "samples.parquet"
@@ -149,11 +149,8 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / METRICS
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {METRICS}; `unix-cxr evaluate` writes one")
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no text at all
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+    tree = read_json(path, "measure again")
+    if tree.get("format") != FORMAT:
         raise ValueError(f"{path} is not a run of format {FORMAT}; measure again")
     return tree
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unix_cxr.files import replacing_folder, write_text
+from unix_cxr.files import read_json, replacing_folder, write_text
 from unix_cxr.models.adapter_base import base_fingerprint
 from unix_cxr.models.adapters import adapter_names, inject, set_adapters
 from unix_cxr.models.unix import UniXModel
@@ -171,8 +171,9 @@ def _read_base(folder: Path) -> dict[str, Any]:
     file = folder / BASE
     if not file.is_file():
         return {}
+    content = read_json(file)
     try:
-        about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["base"]
+        about: dict[str, Any] = content["base"]
         dict(about["sizes"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error

@@ -37,6 +37,6 @@ def _result(cleaner: ReportCleaner, text: str) -> Iterator[str]:
     for kind, count in report.masked.items():
         yield f"masked: {kind} {count}"
     for name, label in report.labels.items():
-        extra = " ".join([*label.sides, label.severity or ""]).strip()
+        extra = " ".join([*label.sides, label.severity or "", *label.devices]).strip()
         yield f"label: {name} {label.state} {extra}".rstrip()
     yield f"text: {report.text}"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from unix_cxr.reports import cues
+from unix_cxr.reports.devices import device_of
 from unix_cxr.reports.lexicon import NOT_A_MENTION, PHRASES, SEVERITIES, SIDES
 from unix_cxr.reports.records import Label
 from unix_cxr.reports.tokens import tokenize, words
@@ -19,7 +20,8 @@ NEGATIVE: Final = "negative"
 UNCERTAIN: Final = "uncertain"
 _STRENGTH: Final = {POSITIVE: 3, UNCERTAIN: 2, NEGATIVE: 1}
 BLANK_TOKEN: Final = "___"
-_PATHOLOGIES: Final = frozenset(FINDINGS) - {NO_FINDING, "Support Devices"}
+_DEVICES: Final = "Support Devices"
+_PATHOLOGIES: Final = frozenset(FINDINGS) - {NO_FINDING, _DEVICES}
 
 
 class Fact(NamedTuple):
@@ -29,6 +31,7 @@ class Fact(NamedTuple):
     state: str
     sides: frozenset[str] = frozenset()
     severity: str | None = None
+    device: str | None = None
 
 
 class _Cues(NamedTuple):
@@ -185,7 +188,10 @@ def label_report(text: str) -> dict[str, Label]:
 def _label(found: list[Fact]) -> Label:
     sides = sorted({side for fact in found for side in fact.sides})
     severities = [fact.severity for fact in found if fact.severity]
-    return Label(found[0].state, tuple(sides), severities[0] if severities else None)
+    devices = sorted({fact.device for fact in found if fact.device})
+    return Label(
+        found[0].state, tuple(sides), severities[0] if severities else None, tuple(devices)
+    )
 
 
 def _mentions(tokens: Sequence[str]) -> list[_Mention]:
@@ -240,8 +246,9 @@ def _judge(
             continue
         if state is None and not _lasts(tokens, start, mention.start):
             continue
-        sides, severity = _attributes(tokens, mention, mentions, (start, stop))
-        found.append(_fact(label, state or POSITIVE, sides, severity))
+        found.append(
+            _fact(label, state or POSITIVE, *_attributes(tokens, mention, mentions, (start, stop)))
+        )
     return found
 
 
@@ -251,10 +258,12 @@ def _lasts(tokens: Sequence[str], start: int, stop: int) -> bool:
     return not gone and not cues.STILL_PRESENT.isdisjoint(tokens[start:stop])
 
 
-def _fact(label: str, state: str, sides: frozenset[str], severity: str | None) -> Fact:
+def _fact(
+    label: str, state: str, sides: frozenset[str], severity: str | None, device: str | None
+) -> Fact:
     if label[0] == "?":
         return Fact(label[1:], UNCERTAIN if state == POSITIVE else state, sides, severity)
-    return Fact(label, state, sides, severity)
+    return Fact(label, state, sides, severity, device if label == _DEVICES else None)
 
 
 _CARRIES_DOUBT: Final = frozenset(["suggesting", "suggests", "suggestive"])
@@ -289,7 +298,7 @@ def _denied_before(before: str, after: str) -> bool:
 
 def _attributes(
     tokens: Sequence[str], mention: _Mention, mentions: list[_Mention], clause: tuple[int, int]
-) -> tuple[frozenset[str], str | None]:
+) -> tuple[frozenset[str], str | None, str | None]:
     left, right = clause
     for other in mentions:
         if left < other.end <= mention.start:
@@ -305,8 +314,8 @@ def _attributes(
         sides = _sides_in(_until_break(follow))
     if follow and _BOTH_SIDES.search(" ".join(follow)):
         sides = frozenset(("left", "right"))
-    window.extend(tokens[mention.start : mention.end])
-    return sides, _severity(window)
+    phrase = tokens[mention.start : mention.end]
+    return sides, _severity([*window, *phrase]), device_of(phrase, window)
 
 
 def _until_break(words: list[str]) -> list[str]:

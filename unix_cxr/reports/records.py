@@ -47,11 +47,12 @@ class Rewritten:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One of the 14 findings as a text states it."""
+    """One of the 14 findings as a text states it; of support devices, which of them."""
 
     state: str
     sides: tuple[str, ...] = ()
     severity: str | None = None
+    devices: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The label as JSON values; what was not said is left out."""
@@ -60,6 +61,8 @@ class Label:
             values["sides"] = list(self.sides)
         if self.severity:
             values["severity"] = self.severity
+        if self.devices:
+            values["devices"] = list(self.devices)
         return values
 
 

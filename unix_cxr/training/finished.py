@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from unix_cxr.files import write_text
+from unix_cxr.files import read_json, write_text
 from unix_cxr.training.identity import changed_keys
 from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.settings import StageSettings
@@ -44,8 +44,8 @@ def finished_record(folder: Path, stage: StageSettings, recipe: str) -> dict[str
     exported = folder / KINDS[stage.objective.kind].exports
     if not (folder / FINISHED).is_file() or not exported.is_dir():
         return None
+    record = read_json(folder / FINISHED, "remove it")
     try:
-        record: dict[str, Any] = json.loads((folder / FINISHED).read_text(encoding="utf-8"))
         same = record["steps"] == stage.steps
         same = same and not changed_keys(record["recipe"], recipe, stage)
         same = same and record.get("keep_best") == stage.keep_best

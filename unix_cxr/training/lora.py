@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from unix_cxr.files import write_text
+from unix_cxr.files import read_json, write_text
 from unix_cxr.models.adapter_base import base_fingerprint
 from unix_cxr.models.adapter_files import save_adapter
 from unix_cxr.models.adapters import adapter_names, add_adapter
@@ -164,7 +164,7 @@ class LoraRun:
         file = self.folder / FINISHED
         if not file.is_file() or not (self.folder / ADAPTER).is_dir():
             return None
-        record = _read(file)
+        record = read_json(file, "remove it")
         same = record.get("identity") == self.identity
         return record if same and record.get("steps") == self.settings.steps else None
 
@@ -182,7 +182,7 @@ class LoraRun:
         file = self.folder / RUN
         if not file.is_file():
             return
-        before, now = _leaves(_read(file)), _leaves(self.identity)
+        before, now = _leaves(read_json(file, "remove it")), _leaves(self.identity)
         changed = [
             f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
@@ -286,15 +286,6 @@ def _with(
 ) -> LoraSummary:
     values = {**vars(summary), "adapter": adapter, "before": before, "after": after}
     return LoraSummary(**values | {"seconds": round(seconds, 3)})
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        dict(content)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); remove it") from error
-    return content
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

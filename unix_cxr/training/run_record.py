@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from unix_cxr.files import write_text
+from unix_cxr.files import read_json, write_text
 from unix_cxr.training.checkpoints import checkpoints, stored_best
 from unix_cxr.training.finished import FINISHED
 from unix_cxr.training.runlog import EVENTS, LOG, read_rows
@@ -125,7 +125,7 @@ def _read_stage(folder: Path, settings: Mapping[str, Any]) -> StageRecord:
     finished = _read_json(folder / FINISHED)
     newest = checkpoints(folder)
     written = datetime.fromtimestamp(log.stat().st_mtime, UTC) if log.is_file() else None
-    texts = _read_json(folder / _SHEETS / _TEXTS)
+    texts = _read_texts(folder / _SHEETS / _TEXTS)
     steps = settings.get("steps", (finished or {}).get("steps"))
     return StageRecord(
         name=folder.name,
@@ -134,17 +134,20 @@ def _read_stage(folder: Path, settings: Mapping[str, Any]) -> StageRecord:
         rows=read_rows(log),
         events=read_rows(folder / EVENTS),
         sheets=sorted((folder / _SHEETS).glob("step-*.png")),
-        texts=texts if isinstance(texts, list) else [],
+        texts=texts,
         finished=finished,
         best=stored_best(newest[-1]) if newest else None,
         written=written,
     )
 
 
-def _read_json(file: Path) -> Any:  # noqa: ANN401 - a tree of plain values
-    if not file.is_file():
-        return None
+def _read_json(file: Path) -> dict[str, Any] | None:
+    return read_json(file, "remove it") if file.is_file() else None
+
+
+def _read_texts(file: Path) -> list[Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        texts: Any = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); remove it") from error
+    return texts if isinstance(texts, list) else []

@@ -1,6 +1,5 @@
 """Weights that a run begins with: read from a pipeline folder, or from a stage's own export."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from unix_cxr.files import read_json
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.processing import UniXProcessor
@@ -187,10 +187,7 @@ def _config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} has no config.json")
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+    content = read_json(file)
     content.pop("model_type", None)
     return content
 

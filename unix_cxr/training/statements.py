@@ -41,7 +41,7 @@ def statements_of(study: Labelled, text: str) -> dict[str, bool | None]:
     """What a study states: True present, False absent, None uncertain.
 
     Its own labels come first; the text adds the findings of the rule labeler with side and
-    severity. A finding that is absent has neither side nor severity.
+    severity, and which devices. A finding that is absent has no side, severity or device.
 
     Args:
         study: its labels are read.
@@ -51,7 +51,8 @@ def statements_of(study: Labelled, text: str) -> dict[str, bool | None]:
     for name, label in label_report(text).items() if text else ():
         stated[name] = {_STATED: True, "negative": False}.get(label.state)
         if label.state == _STATED:
-            attributes = [*label.sides, *([label.severity] if label.severity else [])]
+            severity = [label.severity] if label.severity else []
+            attributes = [*label.sides, *severity, *label.devices]
             stated |= {f"{name}: {attribute}": True for attribute in attributes}
     stated |= dict.fromkeys(study.uncertain, None)
     stated |= dict.fromkeys(study.negative, False)

@@ -4,7 +4,6 @@ Axes: b X-rays, h rows, w columns, s side, n tokens, f features.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
@@ -19,6 +18,7 @@ from unix_cxr.evaluation.classifier import XrayClassifier
 from unix_cxr.evaluation.contact_sheet import to_pil
 from unix_cxr.evaluation.results import MetricUnavailable
 from unix_cxr.evaluation.xrays import check_images
+from unix_cxr.files import read_json
 
 if TYPE_CHECKING:
     from unix_cxr.pipelines.pipeline import UniXPipeline
@@ -174,7 +174,7 @@ class Dinov2Extractor:
         self._read_preprocessor(folder / _PREPROCESSOR)
 
     def _read_preprocessor(self, path: Path) -> None:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         try:
             self.size = int(values["size"]["shortest_edge"])
             crop = values["crop_size"]

@@ -4,7 +4,6 @@ Axes: n X-rays, h rows, w columns.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,6 +19,7 @@ from unix_cxr.evaluation.imaging.image_sets import ImageFile, ImageSet
 from unix_cxr.evaluation.results import MetricResult, MetricUnavailable
 from unix_cxr.evaluation.row_store import RowStore
 from unix_cxr.evaluation.xrays import check_images
+from unix_cxr.files import read_json
 from unix_cxr.functional.images import resize_and_pad
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class DualEncoderScorer:
                 )
         from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         kinds: dict[str, Any] = {"clip": CLIPModel, "siglip": SiglipModel}
         if config.get("model_type") not in kinds:
             raise ValueError(
@@ -120,7 +120,7 @@ class DualEncoderScorer:
             str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
         self.model.eval()
-        values = json.loads((folder / _FILES[2]).read_text(encoding="utf-8"))
+        values = read_json(folder / _FILES[2])
         self.mean = torch.tensor(values["image_mean"])[:, None, None]
         self.std = torch.tensor(values["image_std"])[:, None, None]
         self.size: int = self.model.config.vision_config.image_size
