@@ -5,6 +5,7 @@ from hashlib import sha256
 
 import pytest
 
+from unix_cxr.reports.devices import DEVICES
 from unix_cxr.reports.labeler import NEGATIVE, POSITIVE, UNCERTAIN, label_report
 from unix_cxr.reports.readers import read_rows
 from unix_cxr.reports.records import Label
@@ -146,3 +147,31 @@ def test_negbio_gold_on_the_half_that_was_not_tuned_on(shared, openi):
         "Pneumothorax": 0.87, "Edema": 0.90, "Pneumonia": 0.83,
     }  # fmt: skip
     assert {name: f1 for name, f1 in scores.items() if f1 < floors[name]} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "devices"),
+    [
+        ("The tip of the endotracheal tube is in low position.", ("endotracheal tube",)),
+        ("Right subclavian central venous line.", ("central line",)),
+        ("Left chest pacemaker.", ("pacemaker",)),
+        (
+            "Left chest tube, right PICC and sternotomy wires.",
+            ("central line", "chest tube", "sternal wires"),
+        ),
+        ("ET tube was removed. Feeding tube in the stomach.", ("enteric tube",)),
+        ("No pacemaker. Right internal jugular line.", ("central line",)),
+        ("Lines and tubes are unchanged.", ()),
+        ("Multiple monitoring devices.", ()),
+    ],
+)
+def test_devices_are_told_apart(text, devices):
+    label = label_report(text)["Support Devices"]
+    assert (label.state, label.devices) == ("positive", devices)
+    assert set(devices) <= set(DEVICES)
+    assert label.as_dict().get("devices", []) == list(devices)
+
+
+def test_other_findings_name_no_device():
+    labels = label_report("Effusion beside the left chest tube. Fracture at the pacemaker lead.")
+    assert {name for name, label in labels.items() if label.devices} == {"Support Devices"}

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unix_cxr.data.phantom.wording import PRESENT
 from unix_cxr.data.studies import Study
 from unix_cxr.training.batches import Share, generator_of, take
 from unix_cxr.training.loop import Trainer
@@ -51,6 +52,22 @@ def test_a_finding_is_stated_with_its_side_and_severity() -> None:
         "Pleural Effusion: moderate": True,
         "Pneumothorax": False,
     }
+
+
+def test_a_device_is_stated_by_its_kind() -> None:
+    stated = statements_of(study(), "Endotracheal tube in low position. No pacemaker.")
+    devices = {"Support Devices": True, "Support Devices: endotracheal tube": True}
+    assert stated.items() >= devices.items()
+    assert "Support Devices: pacemaker" not in stated
+
+
+def test_every_device_of_a_phantom_is_a_statement_of_its_own() -> None:
+    kinds = {"tube": "endotracheal tube", "line": "central line", "pacemaker": "pacemaker"}
+    for kind, device in kinds.items():
+        for wording in PRESENT[kind]:
+            text = wording.format(Side="Left", side="left", severity="low")
+            named = {name for name in statements_of(study(), text) if name.endswith(device)}
+            assert named == {f"Support Devices: {device}"}, text
 
 
 def test_an_uncertain_finding_is_neither_present_nor_absent() -> None:

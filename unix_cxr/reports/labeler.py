@@ -175,7 +175,7 @@ def label_report(text: str) -> dict[str, Label]:
 
     >>> found = label_report("Small left effusion. No pneumothorax.")
     >>> found["Pleural Effusion"]
-    Label(state='positive', sides=('left',), severity='mild')
+    Label(state='positive', sides=('left',), severity='mild', devices=())
     >>> found["Pneumothorax"].state
     'negative'
     """
