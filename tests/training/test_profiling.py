@@ -1,6 +1,8 @@
 """`--profile`: shares of a step's time, the operators that take it, and a trace."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,8 @@ from typer.testing import CliRunner
 
 from unix_cxr.cli import app
 from unix_cxr.training.profiling import PHASES, profile_recipe
-from unix_cxr.training.settings import Recipe
+from unix_cxr.training.recipe import run_recipe
+from unix_cxr.training.settings import Recipe, parse_recipe
 from unix_cxr.training.understanding import ReportSource
 
 from .conftest import tree
@@ -57,3 +60,17 @@ def test_the_command_prints_it(films: Path, tmp_path: Path) -> None:
         CliRunner().invoke(app, [*arguments, "--profile-steps", "1", "--json"]).stdout
     )
     assert printed["steps"] == 1
+
+
+def test_the_command_says_which_finished_stages_it_begins_with(films: Path, tmp_path: Path) -> None:
+    file, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(tree(films)), encoding="utf-8")
+    run_recipe(parse_recipe(tree(films), "tiny"), out, stages=["autoencoder", "understanding"])
+    before = {path for path in out.rglob("*") if path.is_file()}
+    command = [sys.executable, "-m", "unix_cxr", "train", "run", str(file), "--out", str(out)]
+    asked = ["--profile", "--profile-steps", "1", "--stage", "generation", "--json"]
+    ended = subprocess.run([*command, *asked], capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout)["name"] == "generation"
+    assert "generation begins with what autoencoder, understanding left in" in ended.stderr
+    after = {path for path in out.rglob("*") if path.is_file()}
+    assert after - before == {out / "profile" / "generation.json"}

@@ -80,7 +80,7 @@ def run(
     if overfit_one_batch or profile:
         with _failing_when_stopped():
             if overfit_one_batch:
-                _check(settings, overfit_steps, where, as_json=json)
+                _check(settings, folder, overfit_steps, where, as_json=json)
             else:
                 _profile(settings, folder, profile_steps, where, as_json=json)
         return
@@ -101,10 +101,12 @@ def _failing_when_stopped() -> Iterator[None]:
         raise typer.Exit(1) from stop
 
 
-def _check(recipe: "Recipe", steps: int, where: dict[str, Any], *, as_json: bool) -> None:
+def _check(
+    recipe: "Recipe", out: Path, steps: int, where: dict[str, Any], *, as_json: bool
+) -> None:
     from unix_cxr.training.self_check import check_recipe
 
-    checks = check_recipe(recipe, steps=steps, **where)
+    checks = check_recipe(recipe, out, steps=steps, **where)
     for check in checks:
         typer.echo(json_module.dumps(asdict(check)) if as_json else check.text())
     if any(check.missed for check in checks):

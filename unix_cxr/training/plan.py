@@ -13,6 +13,7 @@ from unix_cxr.training.stages import ALWAYS_FROZEN, learning_names, matches
 
 FINISHED_STATE: Final = "finished"
 LEFT_OUT: Final = "left out"
+BEGINS: Final = "begins"
 GOES_ON: Final = "goes on at step "
 
 

@@ -64,8 +64,8 @@ def profile_recipe(
 ) -> tuple[StageProfile, ...]:
     """Watch some steps of every stage after a few to warm up; only the traces are kept.
 
-    The steps are those of the stage, on the first studies of its data, with weights as the recipe
-    begins with them.
+    The steps are those of the stage, on the first studies of its data, with the weights that
+    the recipe begins with and those of the stages before it that are finished in `out`.
 
     Args:
         recipe: what would be trained.
@@ -89,7 +89,7 @@ def profile_recipe(
         return _profile(_Profiled.of(stage, task, folder, device), steps, trace)
 
     return tuple(
-        try_stages(recipe, change, watch, device=device, stages=stages, init_from=init_from)
+        try_stages(recipe, out, change, watch, device=device, stages=stages, init_from=init_from)
     )
 
 

@@ -20,6 +20,7 @@ from unix_cxr.training.kinds import KINDS
 from unix_cxr.training.loop import Trainer
 from unix_cxr.training.networks import Networks
 from unix_cxr.training.plan import (
+    BEGINS,
     FINISHED_STATE,
     GOES_ON,
     LEFT_OUT,
@@ -252,8 +253,7 @@ class RecipeRun(Networks):
         if finished is None and name not in wanted:
             logger.warning("stage %s is left out: it was not asked for and is not finished", name)
             return None
-        if getattr(stage.objective, "copy_understanding", False):
-            copy_understanding(self.model)  # what a finished stage began with is checked too
+        self.prepare(stage)  # what a finished stage began with is checked too
         if finished is not None:
             self._reuse(stage, finished, wanted)
         losses = finished["losses"] if finished is not None else self.run_stage(stage)
@@ -265,6 +265,24 @@ class RecipeRun(Networks):
             seconds=round(time.monotonic() - started, 3),
             losses=losses,
         )
+
+    def prepare(self, stage: StageSettings) -> None:
+        """What a stage does to the networks before it learns."""
+        if getattr(stage.objective, "copy_understanding", False):
+            copy_understanding(self.model)
+
+    def lend(self, stage: StageSettings) -> bool:
+        """Take the weights of a stage that is finished in the run's folder; False where none is.
+
+        Raises:
+            ValueError: its tokens are others than this run's, or its record is damaged.
+        """
+        finished = self._finished(stage)
+        if finished is None:
+            return False
+        self._reuse(stage, finished, ())
+        self.known |= learning_of(stage, self.sizes())
+        return True
 
     def run_stage(self, stage: StageSettings) -> dict[str, float]:
         """Train one stage and keep what it learned; returns its validation losses."""
@@ -354,7 +372,7 @@ class RecipeRun(Networks):
         if stage.name not in wanted:
             return LEFT_OUT
         found = checkpoints(self.folder / stage.name)
-        return f"{GOES_ON}{int(found[-1].name[5:])}" if found else "begins"
+        return f"{GOES_ON}{int(found[-1].name[5:])}" if found else BEGINS
 
     def _reuse(
         self, stage: StageSettings, record: Mapping[str, Any], wanted: Sequence[str]

@@ -87,6 +87,7 @@ class StageCheck:
 
 def check_recipe(
     recipe: Recipe,
+    out: str | Path,
     *,
     steps: int = 300,
     device: torch.device | str = "cpu",
@@ -96,10 +97,12 @@ def check_recipe(
     """Let every stage learn one fixed batch of four samples by heart; nothing is kept.
 
     The stage's own objective, optimizer, precision and learning rate are used, without decay,
-    average and accumulation. Each stage begins with the weights that the recipe begins with.
+    average and accumulation. Each stage begins with the weights that the recipe begins with and
+    with those of the stages before it that are finished in the run's folder.
 
     Args:
         recipe: what would be trained.
+        out: folder of the run, which is only read.
         steps: at most so many.
         device: where.
         stages: names of those to check; None checks all.
@@ -123,7 +126,7 @@ def check_recipe(
         )
 
     return tuple(
-        try_stages(recipe, change, _check, device=device, stages=stages, init_from=init_from)
+        try_stages(recipe, out, change, _check, device=device, stages=stages, init_from=init_from)
     )
 
 

@@ -1,5 +1,6 @@
 """A few steps of a stage that leave nothing behind: its weights are put back afterwards."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 
 from unix_cxr.training.costs import STUDIES
 from unix_cxr.training.estimates import small_task
-from unix_cxr.training.plan import learning_of
+from unix_cxr.training.plan import BEGINS, learning_of
 from unix_cxr.training.recipe import RecipeRun, begin_run
 from unix_cxr.training.settings import Recipe, StageSettings
 from unix_cxr.training.tasks import Task
@@ -26,6 +27,7 @@ _UNWATCHED: Final = {
 }
 Trial = Callable[[StageSettings, Task, Path, torch.device], Any]
 """What is done with a stage, its objective with batches, a folder that goes, and a device."""
+logger = logging.getLogger(__name__)
 
 
 def unwatched(stage: StageSettings, steps: int, **changes: Any) -> StageSettings:
@@ -37,6 +39,7 @@ def unwatched(stage: StageSettings, steps: int, **changes: Any) -> StageSettings
 
 def try_stages(
     recipe: Recipe,
+    out: str | Path,
     change: Callable[[StageSettings], StageSettings],
     trial: Trial,
     *,
@@ -44,10 +47,14 @@ def try_stages(
     stages: Sequence[str] | None = None,
     init_from: str | Path | None = None,
 ) -> list[Any]:
-    """Try every wanted stage from the weights that the recipe begins with, whatever was trained.
+    """Try every wanted stage from the weights that a run of it alone would begin with.
+
+    These are the weights that the recipe begins with, and those of the stages before it that are
+    finished in the run's folder; a log line names them. The folder is only read.
 
     Args:
         recipe: what would be trained.
+        out: folder of the run.
         change: makes of each stage the one that is tried.
         trial: what is done with it.
         device: where.
@@ -62,18 +69,39 @@ def try_stages(
         ValueError: the recipe, the data and the weights do not fit together.
     """
     with TemporaryDirectory(prefix="unix-cxr-trial-") as folder:
-        run = RecipeRun(recipe, Path(folder), torch.device(device))
+        run = _TriedRun(recipe, Path(out), torch.device(device))
         run.check()
         begin_run(run, init_from)
-        wanted = [stage.name for stage in recipe.stages] if stages is None else list(stages)
-        run.check_data(run.plan(wanted))
-        results = []
-        for name in wanted:
-            stage = change(recipe.stage(name))
-            with _weights_kept(run, stage):
-                task = small_task(run, stage, run.data_of(stage).few(STUDIES))
-                results.append(trial(stage, task, Path(folder) / name, run.device))
+        wanted = {stage.name for stage in recipe.stages} if stages is None else set(stages)
+        run.check_data(run.plan(sorted(wanted)))
+        results, finished = [], list[str]()
+        for own in recipe.stages:
+            if own.name in wanted:
+                _tell_beginning(run, own, finished)
+                stage = change(own)
+                with _weights_kept(run, stage):
+                    run.prepare(stage)
+                    task = small_task(run, stage, run.data_of(stage).few(STUDIES))
+                    results.append(trial(stage, task, Path(folder) / own.name, run.device))
+                wanted.remove(own.name)
+            if not wanted:
+                break
+            if run.lend(own):
+                finished.append(own.name)
     return results
+
+
+class _TriedRun(RecipeRun):
+    """A run whose wanted stages are tried, whether they are finished or not."""
+
+    def _state(self, stage: StageSettings, wanted: Sequence[str]) -> str:
+        return BEGINS if stage.name in wanted else super()._state(stage, wanted)
+
+
+def _tell_beginning(run: RecipeRun, stage: StageSettings, finished: Sequence[str]) -> None:
+    left = f"what {', '.join(finished)} left" if finished else "nothing finished"
+    random = ", ".join(run.random_parts()) or "nothing"
+    logger.info("stage %s begins with %s in %s; random: %s", stage.name, left, run.folder, random)
 
 
 @contextmanager
