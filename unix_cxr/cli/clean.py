@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unix_cxr.cli.terminal import tell_count, tell_outcome
+
 if TYPE_CHECKING:
     from unix_cxr.reports.config import CleanerConfig
     from unix_cxr.reports.corpus import CorpusOptions
@@ -157,7 +159,7 @@ def _clean(
     from unix_cxr.reports.corpus import clean_corpus
 
     def tell(done: int) -> None:
-        typer.echo(f"\r{done:,} reports", nl=False, err=True)
+        tell_count(f"{done:,} reports")
 
     statistics = clean_corpus(options, None if as_json else tell, cleaner)
     written = [options.out]
@@ -170,8 +172,8 @@ def _clean(
         typer.echo(dumps({**chosen, "written": [str(path) for path in written]}))
         return
     status = statistics.status
-    typer.echo(
-        f"\r{statistics.reports:,} reports = {status['clean']:,} clean + "
+    tell_outcome(
+        f"{statistics.reports:,} reports = {status['clean']:,} clean + "
         f"{status['empty']:,} empty + {status['quarantined']:,} quarantined"
     )
     for reason, count in statistics.reasons.most_common(8):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from unix_cxr.cli.options import AsJson
+from unix_cxr.cli.terminal import tell_count, tell_outcome
 
 data_app = typer.Typer(help="Look at a corpus, and prepare it.", no_args_is_help=True)
 
@@ -67,7 +68,7 @@ def inspect(
         typer.echo(dumps({**found.summary(), "written": [str(out)]}))
         return
     statistics = found.statistics
-    typer.echo(f"\r{statistics.studies:,} images of {statistics.patients:,} patients")
+    tell_outcome(f"{statistics.studies:,} images of {statistics.patients:,} patients")
     for problem in found.problems:
         typer.echo(f"  {problem.count:,} {problem.name}: {problem.explanation}")
     typer.echo(f"wrote {out}")
@@ -108,6 +109,6 @@ def counter(what: str, every: int = 100) -> Callable[[int], None]:
 
     def tell(done: int) -> None:
         if done % every == 0:
-            typer.echo(f"\r{done:,} {what}", nl=False, err=True)
+            tell_count(f"{done:,} {what}")
 
     return tell

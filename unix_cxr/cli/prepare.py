@@ -7,6 +7,7 @@ import typer
 
 from unix_cxr.cli.data import Column, Kind, Setting, Source, counter, data_app, pairs, typed
 from unix_cxr.cli.options import AsJson, Device
+from unix_cxr.cli.terminal import tell_outcome
 
 
 @data_app.command()
@@ -83,6 +84,6 @@ def prepare(
         values = {"rows": manifest.rows, "shards": len(manifest.shards)}
         typer.echo(dumps({**values, "left_out": manifest.left_out, "written": [str(out)]}))
         return
-    typer.echo(f"\r{manifest.rows:,} studies in {len(manifest.shards)} shards in {out}")
+    tell_outcome(f"{manifest.rows:,} studies in {len(manifest.shards)} shards in {out}")
     for reason, count in manifest.left_out.items():
         typer.echo(f"  {count:,} left out: {reason}")
