@@ -4,7 +4,6 @@ Axes: b batch, i images, n tokens, c latent channels, h and w latents.
 """
 
 import logging
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -33,13 +32,13 @@ from unix_cxr.models.unix import UniXModel
 from unix_cxr.pipelines.adapters import AdapterPipeline
 from unix_cxr.pipelines.bundled import BUNDLED
 from unix_cxr.pipelines.knowledge import unknown_findings
+from unix_cxr.pipelines.noise import draw_noise, generators_of
 from unix_cxr.pipelines.outputs import ReportOutput, XRayOutput
 from unix_cxr.pipelines.processing import UniXProcessor, as_list
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 StepEnd = Callable[["UniXPipeline", int, float, dict[str, Tensor]], dict[str, Tensor]]
 
-_MAX_SEED: Final = 2**63 - 1
 logger = logging.getLogger(__name__)
 
 
@@ -133,14 +132,17 @@ class UniXPipeline(AdapterPipeline):
             num_images_per_prompt: images of one prompt share its context.
             seed: of the first image, the next ones counting up; or one per image. Random, and told
                 in the output, where neither this nor a generator is given.
-            generator: one, or one per image.
+            generator: one that the images draw from in turn, or one per image; on the CPU, whose
+                noise is the same for every device, or on the model's kind of device.
             latents: [i, c, h, w] standard normal noise to start from.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: a tuple of the images alone where False.
             callback_on_step_end: called as diffusers does, with {"latents": …}; may return others.
 
         Raises:
-            ValueError: an argument is out of range; the message names it and the remedy.
+            TypeError: a seed is no whole number, or a generator none.
+            ValueError: an argument is out of range, or a generator on another device; the message
+                names it and the remedy.
         """
         prompts = _checked_prompts(prompt)
         if num_images_per_prompt < 1:
@@ -249,17 +251,15 @@ class UniXPipeline(AdapterPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None,
         latents: Tensor | None,
     ) -> tuple[list[int], Float[Tensor, "i c h w"]]:
-        """Seeds and starting noise; each image has a generator of its own, on the CPU."""
-        if seed is not None and generator is not None:
-            raise ValueError("both seed and generator are given; give one of them")
+        """Seeds and starting noise; each image has a generator of its own."""
         shape = (self.model.config.latent_channels, *size)
-        generators = _generators(count, seed, generator)
+        generators, device = generators_of(count, seed, generator), self._execution_device
         seeds = [one.initial_seed() for one in generators]
         if latents is None:
-            latents = torch.stack([torch.randn(shape, generator=one) for one in generators])
+            latents = draw_noise(shape, generators, device)
         elif latents.shape != (count, *shape):
             raise ValueError(f"latents {list(latents.shape)} must be {[count, *shape]}")
-        return seeds, latents.to(self._execution_device, torch.float32)
+        return seeds, latents.to(device, torch.float32)
 
     def _decode(self, latents: Tensor, output_type: OutputType) -> Any:  # noqa: ANN401 - as asked for
         if output_type not in {"pil", "np", "pt"}:
@@ -377,30 +377,6 @@ def _checked_prompts(prompt: str | Sequence[str]) -> list[str]:
                 f"{MAX_PROMPT_CHARACTERS:,}; give the findings alone"
             )
     return prompts
-
-
-def _generators(
-    count: int,
-    seed: int | Sequence[int] | None,
-    generator: torch.Generator | Sequence[torch.Generator] | None,
-) -> list[torch.Generator]:
-    if generator is not None:
-        given = [generator] * count if isinstance(generator, torch.Generator) else list(generator)
-        if len(given) != count:
-            raise ValueError(f"{len(given)} generators for {count} images; give one, or one each")
-        return given
-    if seed is None:
-        seeds = [secrets.randbelow(2**31) for _ in range(count)]
-    elif isinstance(seed, int):
-        seeds = [seed + index for index in range(count)]
-    else:
-        seeds = list(seed)
-    if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for {count} images; give one, or one each")
-    for one in seeds:
-        if not 0 <= one <= _MAX_SEED:
-            raise ValueError(f"seed ({one}) must be between 0 and {_MAX_SEED}")
-    return [torch.Generator().manual_seed(one) for one in seeds]
 
 
 def _is_path(name: str) -> bool:
