@@ -198,7 +198,7 @@ class TestVerifyAndConvert:
 
     def test_what_is_missing_is_said(self, run, tmp_path):
         outcome = run("convert", "unix-release", GOLDEN / "A", tmp_path / "x")
-        assert "give --tokenizer DIR and --vae FILE, or --model-only" in outcome.err
+        assert "give --tokenizer DIR and --vae PATH, or --model-only" in outcome.err
         assert run("convert", "unix-release", tmp_path, tmp_path / "x", "--model-only").status == 1
 
 

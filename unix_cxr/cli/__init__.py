@@ -14,7 +14,7 @@ from unix_cxr.cli.generate import generate
 from unix_cxr.cli.lora import lora
 from unix_cxr.cli.prepare import prepare  # noqa: F401 - adds itself to `data`
 from unix_cxr.cli.report import report
-from unix_cxr.cli.terminal import following_terminal, tell_error
+from unix_cxr.cli.terminal import tell_error
 from unix_cxr.cli.train import train_app
 from unix_cxr.cli.verify import verify
 
@@ -44,9 +44,8 @@ def main() -> None:
 
     An error that a user can mend is one line on standard error and exit status 1.
     """
-    with following_terminal() as line:
-        try:
-            app()
-        except (ValueError, TypeError, OSError, FloatingPointError) as error:
-            tell_error(error, line)
-            sys.exit(1)
+    try:
+        app()
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        tell_error(error)
+        sys.exit(1)

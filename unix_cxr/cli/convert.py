@@ -21,7 +21,11 @@ def unix_release(
     target: Annotated[Path, typer.Argument(help="Folder to write; a pipeline, or a model alone.")],
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of the tokenizer.")] = None,
     vae: Annotated[
-        Path | None, typer.Option(help="kl-f16 autoencoder (.ckpt or .safetensors).")
+        Path | None,
+        typer.Option(
+            help="kl-f16 autoencoder: a CompVis file (.ckpt or .safetensors) with its config "
+            "beside it, or the folder of a diffusers AutoencoderKL."
+        ),
     ] = None,
     model_only: Annotated[
         bool, typer.Option("--model-only", help="Convert the model without tokenizer and vae.")
@@ -35,7 +39,7 @@ def unix_release(
         _tell(convert_model(source, target), target, json)
         return
     if tokenizer is None or vae is None:
-        raise ValueError("give --tokenizer DIR and --vae FILE, or --model-only")
+        raise ValueError("give --tokenizer DIR and --vae PATH, or --model-only")
     _tell(_convert_whole(source, target, tokenizer, vae), target, json)
 
 
@@ -108,17 +112,14 @@ def to_unix_release(
 
 def _convert_whole(source: Path, target: Path, tokenizer: Path, vae: Path) -> "ConversionReport":
     """Model, autoencoder and tokenizer as one pipeline folder."""
-    from unix_cxr.convert.compvis import (
-        autoencoder_from_compvis,
-        load_compvis,
-        load_compvis_config,
-    )
-    from unix_cxr.convert.unix_release import convert_model
+    from unix_cxr.convert.autoencoder_files import load_published_autoencoder
+    from unix_cxr.convert.unix_release import convert_model, read_release_config, release_config
     from unix_cxr.models.unix import UniXModel
     from unix_cxr.pipelines.converted import assemble, load_tokenizer
 
+    channels = release_config(read_release_config(source)).latent_channels
     words = load_tokenizer(tokenizer)
-    autoencoder, theirs = autoencoder_from_compvis(load_compvis(vae), load_compvis_config(vae))
+    autoencoder, theirs = load_published_autoencoder(vae, channels)
     report = convert_model(source, target / "model")
     model = UniXModel.from_pretrained(target / "model", use_safetensors=True)
     assemble(model, autoencoder, words).save_pretrained(target)

@@ -14,6 +14,7 @@ from unix_cxr.cli.evaluate_options import (
     Heavy,
     Limit,
     OnMissing,
+    Opening,
     Out,
     Protocol,
     Replicates,
@@ -176,6 +177,7 @@ def model(
     use_network: UseNetwork = False,
     use_steps: UseSteps = 300,
     ceiling: Ceiling = "fidelity",
+    opening: Opening = "",
     batch_size: Batch = 16,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest report in tokens.")] = 200,
     replicates: Replicates = 1000,
@@ -212,6 +214,7 @@ def model(
         ),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        opening=opening,
         extractor=None if extractor is None else feature_extractor(extractor, device),
         labeler=report_labeler(chexbert, chexbert_tokenizer),
     )

@@ -41,6 +41,14 @@ Extractor = Annotated[
         "vision tower looks; default nano."
     ),
 ]
+Opening = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        help="Comes before each statement of zero-shot classification: how the model's reports "
+        "begin. Bare statements by default.",
+    ),
+]
 CheXbert = Annotated[
     Path | None, typer.Option(help="CheXbert's weights; the rule labeler where not given.")
 ]
