@@ -95,6 +95,18 @@ def bars(nested: bool) -> None:
                 raise OSError("the disk is full")
 
 
+def held() -> None:
+    bar = tqdm(total=9, desc="outer", mininterval=0, ncols=60)
+    bar.update(2)
+    raise OSError("the disk is full")
+
+
+def test_a_bar_that_the_failing_code_holds_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *rest = run(monkeypatch, held)
+    assert first.startswith("outer:  22%")
+    assert rest == ["error: the disk is full", ""]
+
+
 @pytest.mark.parametrize("nested", [False, True])
 def test_an_error_comes_after_the_bars_that_it_ended(
     monkeypatch: pytest.MonkeyPatch, nested: bool
