@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies
 from PIL import Image
 
 from unix_cxr.data import pictures
@@ -38,6 +39,7 @@ def films() -> dict[str, Any]:
         "16 bits": ((ramp * 16).astype(np.uint16), 16),
         "signed": ((ramp.astype(np.int16) - 2048), 12),
         "negative": ((ramp.astype(np.int16) - 4096), 13),
+        "far below zero": ((ramp.astype(np.int16) - 8000), 14),
         "signed, cut": (((ramp.astype(np.int16) - 2048) & 0x0FFF), 12),
         "8 bits": (ramp.astype(np.uint8), 8),
     }
@@ -46,16 +48,15 @@ def films() -> dict[str, Any]:
 def both(dataset: Any) -> tuple[Any, Any]:
     """Grey values by arithmetic (None where the table does not allow it) and by looking up."""
     from unix_cxr.data.dicom import _decode
+    from unix_cxr.data.dicom_film import read_film, stored_values
     from unix_cxr.data.dicom_header import Header
-    from unix_cxr.data.dicom_values import grey_table, stored_values
+    from unix_cxr.data.dicom_values import grey_table
 
     header = Header(dataset, "film")
-    stored = stored_values(header)
     patterns, _ = _decode(header, dataset.Rows, dataset.Columns)
-    occurs = np.zeros(len(stored.numbers), dtype=np.bool_)
-    occurs[patterns] = True
-    table = grey_table(header, stored, 0, lambda: occurs)
-    return table.compute(patterns), table.look_up(patterns)
+    film = read_film(header, stored_values(header), patterns)
+    table = grey_table(header, film, 0)
+    return table.compute(film), table.look_up(film)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -93,7 +94,7 @@ def test_arithmetic_gives_what_the_table_holds_or_nothing(film: str, photometric
         assert computed is None or same(computed, looked_up), slope
         used["range"] += computed is not None
     # what is not sign-extended is no arithmetic of the words as they are
-    assert film == "signed, cut" or min(used.values()) > 0, used
+    assert film in {"signed, cut", "far below zero"} or min(used.values()) > 0, used
 
 
 def same(first: Any, second: Any) -> bool:
@@ -117,17 +118,83 @@ def test_the_windows_of_real_files_take_the_short_way(
     assert same(computed, looked_up)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"PixelPaddingValue": 4000}, {"PixelPaddingValue": 0}, {"HighBit": 15}]
-)
-def test_padding_and_high_bits_are_looked_up(changes: dict[str, int]) -> None:
+def test_high_bits_are_looked_up() -> None:
     dicoms = pytest.importorskip("tests.data.dicoms")
     stored, bits = films()["whole"]
-    stored = (stored << 4).astype(np.uint16) if "HighBit" in changes else stored
-    dataset = dicoms.make(stored, bits=bits, PhotometricInterpretation="MONOCHROME1", **changes)
+    dataset = dicoms.make(
+        (stored << 4).astype(np.uint16),
+        bits=bits,
+        HighBit=15,
+        PhotometricInterpretation="MONOCHROME1",
+    )
     computed, looked_up = both(dataset)
     assert computed is None
     assert same(load_xray(dataset).pixels, looked_up)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    "padding",
+    [
+        {"PixelPaddingValue": 4000},
+        {"PixelPaddingValue": 0},
+        {"PixelPaddingValue": 4095, "PixelPaddingRangeLimit": 4090},
+        {"PixelPaddingValue": 700, "PixelPaddingRangeLimit": 1500},
+    ],
+)
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 2048, "WindowWidth": 300}])
+def test_padding_is_blackened_after_the_arithmetic(
+    padding: dict[str, int], window: dict[str, int], photometric: str
+) -> None:
+    dicoms = pytest.importorskip("tests.data.dicoms")
+    stored, bits = films()["whole"]
+    dataset = dicoms.make(
+        stored, bits=bits, PhotometricInterpretation=photometric, **padding, **window
+    )
+    computed, looked_up = both(dataset)
+    assert computed is not None
+    assert same(computed, looked_up)
+
+
+def test_a_film_of_padding_alone_is_black() -> None:
+    dicoms = pytest.importorskip("tests.data.dicoms")
+    stored = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    padding = {"PixelPaddingValue": -5, "PixelPaddingRangeLimit": 300}
+    dataset = dicoms.make(stored, WindowCenter=128, WindowWidth=256, bits=8, **padding)
+    assert not load_xray(dataset).pixels.any()
+
+
+@given(data=strategies.data(), signed=strategies.booleans(), tabled=strategies.booleans())
+def test_without_a_window_the_range_outside_the_padding_decides(
+    data: strategies.DataObject,
+    signed: bool,
+    tabled: bool,
+) -> None:
+    """Wherever the padding lies, beside an oracle; and through a table without order."""
+    dicoms = pytest.importorskip("tests.data.dicoms")
+    low, high = (-2048, 2047) if signed else (0, 4095)
+    few = data.draw(strategies.lists(strategies.integers(low, high), min_size=2, max_size=6))
+    stored = np.resize(np.asarray(few, dtype=np.int16 if signed else np.uint16), (16, 16))
+    first = data.draw(strategies.sampled_from(few) | strategies.integers(low - 9, high + 9))
+    limit = data.draw(strategies.sampled_from([*few, first]))
+    disorder = np.arange(4096) * 1237 % 4096
+    numbers = stored.astype(int)
+    beyond = 65536 if first < 0 and not signed else 0
+    inside = (numbers < min(first, limit)) | (numbers > max(first, limit))
+    dataset = dicoms.make(
+        stored,
+        PixelPaddingValue=first + beyond,
+        PixelPaddingRangeLimit=limit + beyond if limit != first else None,
+        ModalityLUTSequence=[dicoms.lut(disorder, low, 16)] if tabled else None,
+    )
+    if len(set(numbers[inside].tolist())) < 2:
+        with pytest.raises(ValueError, match=r"single value|nothing but padding"):
+            load_xray(dataset)
+        return
+    values = disorder[numbers - low] if tabled else numbers
+    black, white = values[inside].min(), values[inside].max()
+    expected = np.where(inside, (values - black) / (white - black), 0)
+    np.testing.assert_allclose(load_xray(dataset).pixels, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("implicit", [True, False])

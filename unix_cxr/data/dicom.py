@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unix_cxr.data.codestream import size_of
+from unix_cxr.data.dicom_film import misfit, read_film, stored_values
 from unix_cxr.data.dicom_header import EXTRA, KEYWORDS, OVERLAYS, Header, explaining, quietly
-from unix_cxr.data.dicom_values import grey_table, misfit, stored_values
+from unix_cxr.data.dicom_values import grey_table
 from unix_cxr.data.facts import Decoded, SourceFacts, Spacing, check_size, most_bytes
 
 SECONDARY_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
@@ -123,16 +124,11 @@ def _read(
     else:
         patterns = _as_patterns(header, native, rows, columns)
         transfer_syntax = header.dataset.file_meta.TransferSyntaxUID.name
-
-    def present() -> NDArray[np.bool_]:
-        occurs = np.zeros(len(stored.numbers), dtype=np.bool_)
-        occurs[patterns] = True
-        return occurs
-
-    table = grey_table(header, stored, window, present)
-    pixels = table.compute(patterns)
+    film = read_film(header, stored, patterns)
+    table = grey_table(header, film, window)
+    pixels = table.compute(film)
     if pixels is None:
-        pixels = table.look_up(patterns)
+        pixels = table.look_up(film)
         if not stored.legal.all() and np.isnan(pixels.max()):
             raise misfit(header, stored)
     spacing, spacing_source = _spacing(header)

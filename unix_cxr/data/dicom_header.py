@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 EXTRA: Final = "pip install 'unix-cxr[dicom]'"
@@ -26,6 +27,9 @@ _BROKEN: Final = (
 """What pydicom and its decoders raise on damaged files."""
 
 OVERLAYS: Final = 16
+_OVERLAY_POSITION: Final = 0x60000102
+_ANY_OVERLAY: Final = 0xFFE1FFFF
+"""Bits of a tag that are the same for all sixteen."""
 
 KEYWORDS: Final = (
     "SOPClassUID",
@@ -81,12 +85,23 @@ def explaining(what: str) -> Iterator[None]:
     Raises:
         ValueError: whatever pydicom raised.
     """
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
     try:
         yield
-    except (*_BROKEN, BytesLengthException, InvalidDicomError) as error:
+    except _broken() as error:
         raise ValueError(f"{what}: {_first_line(error)}") from error
+
+
+def _broken() -> tuple[type[BaseException], ...]:
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*_BROKEN, BytesLengthException, InvalidDicomError)
+
+
+@cache
+def _tag(keyword: str) -> Any:  # noqa: ANN401 - pydicom.tag.BaseTag
+    from pydicom.tag import Tag
+
+    return Tag(keyword)
 
 
 @dataclass(frozen=True)
@@ -102,12 +117,27 @@ class Header:
     name: str
 
     def value(self, keyword: str) -> Any:  # noqa: ANN401 - as various as DICOM
-        """The value of an element; None where it is absent or empty."""
-        with explaining(f"{self.name}: {keyword} cannot be read"):
-            value = self.dataset.get(keyword)
-            return (
-                None if value is None or (hasattr(value, "__len__") and not len(value)) else value
-            )
+        """The value of an element; None where it is absent or empty.
+
+        Most are absent, which pydicom's own `get` finds out by an exception.
+        """
+        tag = _tag(keyword)
+        if tag not in self.dataset:
+            return None
+        try:
+            value = self.dataset[tag].value
+            return None if hasattr(value, "__len__") and not len(value) else value
+        except _broken() as error:
+            raise ValueError(
+                f"{self.name}: {keyword} cannot be read: {_first_line(error)}"
+            ) from error
+
+    def holds_overlay(self) -> bool:
+        """Whether an overlay lies in the unused bits of pixels (retired, but found in old CR)."""
+        tags = self.dataset.keys()  # iterating over the dataset itself would read all elements
+        found = [tag for tag in tags if tag & _ANY_OVERLAY == _OVERLAY_POSITION]
+        with explaining(f"{self.name}: an overlay cannot be read"):
+            return any(self.dataset[tag].value not in {None, 0} for tag in found)
 
     def text(self, keyword: str) -> str:
         """A word in capitals, "" where it is absent."""

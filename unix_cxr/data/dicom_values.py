@@ -9,43 +9,19 @@ the table holds, bit for bit, for every value between the image's smallest and l
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt
+from jaxtyping import Float
 from numpy.typing import NDArray
 
-from unix_cxr.data.dicom_header import OVERLAYS, Header, explaining
+from unix_cxr.data.dicom_film import BLOCK, BYTE, SIXTEEN, Film, Flags, Values, by_word, misfit
+from unix_cxr.data.dicom_header import Header
 
-_BYTE: Final = 8
-_SIXTEEN: Final = 16
 _LUT_FIELDS: Final = 3
-_BLOCK: Final = 1 << 18
 _WHOLE: Final = 1 << 24
 """Float32 holds all whole numbers up to this one."""
-
-Values = Float[NDArray[np.float64], " v"]
-Flags = Bool[NDArray[np.bool_], " v"]
-
-
-@dataclass(frozen=True, eq=False)
-class StoredValues:
-    """Every pattern of bits that a pixel can hold, and the number that it stands for.
-
-    Args:
-        numbers: by pattern.
-        legal: patterns whose unused bits are empty, or hold the sign, or an overlay.
-        bits: used of each pattern.
-        signed: whether the numbers have a sign.
-    """
-
-    numbers: Values
-    legal: Flags
-    bits: int
-    signed: bool
 
 
 class Ends(NamedTuple):
@@ -74,98 +50,48 @@ class GreyTable:
         window: what made them, in words.
         inverted: whether bright and dark were exchanged.
         ends: of the linear scale that made them, if one did: stored numbers, not values.
-        signed: whether the stored numbers have a sign.
     """
 
     greys: Float[NDArray[np.float32], " v"]
     window: str
     inverted: bool
     ends: Ends | None = None
-    signed: bool = False
 
-    def compute(
-        self, patterns: UInt[NDArray[np.unsignedinteger], "h w"]
-    ) -> NDArray[np.float32] | None:
+    def compute(self, film: Film) -> NDArray[np.float32] | None:
         """What `look_up` gives, by arithmetic; None where that would differ in any bit."""
         if self.ends is None:
             return None
-        flat = np.ascontiguousarray(patterns).ravel()
-        numbers = flat.view(f"i{flat.itemsize}") if self.signed else flat
-        low, high = int(numbers.min()), int(numbers.max())
+        low, high = film.span
         first, last = np.clip([math.floor(min(self.ends)), math.ceil(max(self.ends))], low, high)
-        listed = self.greys[max(low, 0) : high + 1]
-        if low < 0:
-            listed = np.concatenate([self.greys[low : min(high + 1, 0) or None], listed])
+        listed = by_word(self.greys, low, high)
         greys = np.empty(listed.shape, dtype=np.float32)
         self.ends.greys(np.arange(low, high + 1).clip(first, last), greys)
-        if not np.array_equal(greys.view(np.uint32), listed.view(np.uint32)):
+        differs = greys.view(np.uint32) != listed.view(np.uint32)
+        if (differs & ~by_word(film.padded, low, high)).any():
             return None
-        greys = np.empty(flat.shape, dtype=np.float32)
-        for start in range(0, flat.size, _BLOCK):
-            block = slice(start, start + _BLOCK)
-            inside = numbers[block]
+        words, patterns = film.words, film.patterns.reshape(-1)
+        greys = np.empty(words.shape, dtype=np.float32)
+        for start in range(0, words.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            inside = words[block]
             if first > low or last < high:
-                inside = inside.clip(numbers.dtype.type(first), numbers.dtype.type(last))
+                inside = inside.clip(words.dtype.type(first), words.dtype.type(last))
             self.ends.greys(inside, greys[block])
-        return greys.reshape(patterns.shape)
+            if differs.any():
+                np.copyto(greys[block], 0, where=film.is_padding(patterns[block]))
+        return greys.reshape(film.patterns.shape)
 
-    def look_up(self, patterns: UInt[NDArray[np.unsignedinteger], "h w"]) -> NDArray[np.float32]:
+    def look_up(self, film: Film) -> NDArray[np.float32]:
         """Grey values of an image, block by block, so that indices stay in the cache."""
-        flat = np.ascontiguousarray(patterns).ravel()
-        greys = np.empty(flat.shape, dtype=np.float32)
-        for start in range(0, flat.size, _BLOCK):
-            block = slice(start, start + _BLOCK)
-            self.greys.take(flat[block], mode="wrap", out=greys[block])
-        return greys.reshape(patterns.shape)
+        patterns = film.patterns.reshape(-1)
+        greys = np.empty(patterns.shape, dtype=np.float32)
+        for start in range(0, patterns.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            self.greys.take(patterns[block], mode="wrap", out=greys[block])
+        return greys.reshape(film.patterns.shape)
 
 
-def stored_values(header: Header) -> StoredValues:
-    """What the patterns of bits of an image stand for.
-
-    Raises:
-        ValueError: the numbers of bits contradict each other or are not 8 or 16 at most.
-    """
-    allocated, bits = header.integer("BitsAllocated"), header.integer("BitsStored")
-    high = header.integer("HighBit", bits - 1)
-    if allocated not in {_BYTE, _SIXTEEN} or not 1 <= bits <= high + 1 <= allocated:
-        raise ValueError(
-            f"{header.name} has BitsAllocated {allocated}, BitsStored {bits} and HighBit {high}; "
-            "8 or 16 bits can be read, with the stored ones inside"
-        )
-    signed = header.integer("PixelRepresentation", 0) == 1
-    stored = _stored(allocated, bits, high, signed)
-    if any(_overlay_in_pixels(header, number) for number in range(OVERLAYS)):
-        return replace(stored, legal=np.ones_like(stored.legal))
-    return stored
-
-
-@lru_cache(maxsize=4)
-def _stored(allocated: int, bits: int, high: int, signed: bool) -> StoredValues:  # noqa: FBT001
-    patterns = np.arange(2**allocated)
-    shift = high + 1 - bits
-    numbers = (patterns >> shift) & (2**bits - 1)
-    rest = patterns & ~((2**bits - 1) << shift)
-    legal = rest == 0
-    if signed:
-        numbers = numbers - ((numbers >> (bits - 1)) << bits)
-        legal |= patterns == numbers % 2**allocated
-    stored = StoredValues(numbers.astype(np.float64), legal, bits, signed)
-    for shared in (stored.numbers, stored.legal):
-        shared.setflags(write=False)
-    return stored
-
-
-def misfit(header: Header, stored: StoredValues) -> ValueError:
-    """The error of pixels with bits where none may be."""
-    return ValueError(
-        f"{header.name} holds values that do not fit into its BitsStored {stored.bits}; correct "
-        "the element if the values are right"
-    )
-
-
-def grey_table(
-    header: Header, stored: StoredValues, window: int, present: Callable[[], Flags]
-) -> GreyTable:
+def grey_table(header: Header, film: Film, window: int) -> GreyTable:
     """Grey values of all that can be stored.
 
     Without a window, more than 8 bits are scaled by the range of the values that occur outside
@@ -173,15 +99,13 @@ def grey_table(
 
     Args:
         header: of the image.
-        stored: numbers that patterns of bits stand for.
+        film: its pixels, which are looked at only where they matter.
         window: index among VOI LUTs, then windows.
-        present: tells which patterns occur; called only where that matters.
 
     Raises:
         ValueError: a table or window is not usable, or there is no such window.
     """
-    padded = _padding(header, len(stored.numbers))
-    usable = stored.legal & ~padded
+    stored, padded = film.stored, film.padded
     values = _modality(header, stored.numbers)
     luts = [item for item in header.items("VOILUTSequence") if item.value("LUTData") is not None]
     centres, widths = header.numbers("WindowCenter"), header.numbers("WindowWidth")
@@ -194,10 +118,7 @@ def grey_table(
         number = window - len(luts)
         shown = _through_window(header, values, centres[number], widths[number])
     else:
-        occurring = present() if stored.bits > _BYTE else usable
-        if (occurring & ~padded & ~stored.legal).any():
-            raise misfit(header, stored)
-        shown = _through_range(header, values, occurring & usable)
+        shown = _through_range(header, values, _scaling(header, film))
     inverted = header.text("PhotometricInterpretation") == "MONOCHROME1"
     greys = 1 - shown.greys if inverted else shown.greys
     np.copyto(greys, np.nan, where=~stored.legal)
@@ -205,7 +126,7 @@ def grey_table(
     ends = _stored_ends(header, shown.ends)
     if ends and inverted:
         ends = Ends(ends.white, ends.black)
-    return GreyTable(greys.astype(np.float32), shown.words, inverted, ends, stored.signed)
+    return GreyTable(greys.astype(np.float32), shown.words, inverted, ends)
 
 
 class _Shown(NamedTuple):
@@ -214,23 +135,6 @@ class _Shown(NamedTuple):
     greys: Values
     words: str
     ends: Ends | None = None
-
-
-def _overlay_in_pixels(header: Header, number: int) -> bool:
-    """Whether an overlay lies in the unused bits (retired, but found in old CR)."""
-    with explaining(f"{header.name}: an overlay cannot be read"):
-        position = header.dataset.get((0x6000 + 2 * number, 0x0102))
-        return position is not None and position.value not in {None, 0}
-
-
-def _padding(header: Header, patterns: int) -> Flags:
-    padded = np.zeros(patterns, dtype=np.bool_)
-    if header.value("PixelPaddingValue") is not None:
-        first = header.integer("PixelPaddingValue")
-        last = header.integer("PixelPaddingRangeLimit", first)
-        low, high = min(first, last), max(first, last)
-        padded[np.arange(low, min(high, low + patterns - 1) + 1) % patterns] = True
-    return padded
 
 
 def _modality(header: Header, numbers: Values) -> Values:
@@ -256,7 +160,7 @@ def _rescale(header: Header) -> tuple[float, float]:
     slope, intercept = header.numbers("RescaleSlope"), header.numbers("RescaleIntercept")
     if not slope or not intercept:
         return 1, 0
-    if slope[0] == 0 or not math.isfinite(2**_SIXTEEN * slope[0] + intercept[0]):
+    if slope[0] == 0 or not math.isfinite(2**SIXTEEN * slope[0] + intercept[0]):
         raise ValueError(
             f"{header.name} has RescaleSlope {slope[0]} and RescaleIntercept {intercept[0]}, which "
             "leave no picture"
@@ -284,7 +188,7 @@ def _lut(lut: Header, values: Values) -> tuple[Values, int]:
     signed = bool(values.min() < 0)  # and the number may have been written as the other kind
     first = (first + 2**15) % 2**16 - 2**15 if signed else first % 2**16
     table = _lut_entries(lut, entries)
-    if table.size != entries or not 1 <= bits <= _SIXTEEN:
+    if table.size != entries or not 1 <= bits <= SIXTEEN:
         raise ValueError(
             f"{lut.name} has a LUT of {entries} entries of {bits} bits with {table.size} entries"
         )
@@ -329,6 +233,17 @@ def _through_window(header: Header, values: Values, centre: float, width: float)
             "are known"
         )
     return _Shown(greys.clip(0, 1, out=greys), words, ends)
+
+
+def _scaling(header: Header, film: Film) -> Flags:
+    """Patterns whose values become black and white, with or without others between them."""
+    if film.stored.bits <= BYTE:
+        return film.stored.legal & ~film.padded
+    # through a table, any value may be the smallest
+    occurring = film.occurring() if header.items("ModalityLUTSequence") else film.extremes()
+    if (occurring & ~film.stored.legal).any():
+        raise misfit(header, film.stored)
+    return occurring
 
 
 def _through_range(header: Header, values: Values, occurring: Flags) -> _Shown:
