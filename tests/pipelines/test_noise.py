@@ -21,7 +21,7 @@ class Elsewhere(torch.Generator):
     place = CUDA
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]  # only read
         return self.place
 
 

@@ -8,12 +8,12 @@ from typing import Any, Final
 import torch
 import yaml
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unix_cxr.convert.key_table import Rule, to_ours
 from unix_cxr.convert.unix_release import ConversionReport
-from unix_cxr.files import read_json
+from unix_cxr.convert.weight_files import read_safetensors
+from unix_cxr.files import COPY_AGAIN, read_json
 from unix_cxr.models.autoencoder import DOWNSAMPLING
 
 PUBLISHED_SCALE: Final = 0.238092
@@ -125,12 +125,12 @@ def load_compvis(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file would run code when opened, or holds no weights.
+        ValueError: the file would run code when opened, is damaged, or holds no weights.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no autoencoder at {path}")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        return read_safetensors(path)
     try:
         tree: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -152,6 +152,7 @@ def load_compvis_config(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is damaged.
     """
     candidates = (
         path.with_suffix(".yaml"),
@@ -160,12 +161,22 @@ def load_compvis_config(path: Path) -> dict[str, Any]:
     )
     for candidate in candidates:
         if candidate.is_file():
-            tree: dict[str, Any] = yaml.safe_load(candidate.read_text(encoding="utf-8"))
-            return tree
+            return _read_yaml(candidate)
     side = path.parent / "config.json"
     if side.is_file():
         return read_json(side)
     raise FileNotFoundError(f"no config.yaml beside {path}; it says how wide the autoencoder is")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())  # of several lines
+        raise ValueError(f"{path} is damaged ({reason}); {COPY_AGAIN}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} is damaged (no keys, but {type(tree).__name__}); {COPY_AGAIN}")  # noqa: TRY004 - a wrong value in a file
+    return tree
 
 
 def _sizes(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from unix_cxr.convert.key_table import UNIX_RULES, canonical, to_ours, to_theirs, why_unused
-from unix_cxr.convert.weight_files import WeightFiles
+from unix_cxr.convert.weight_files import WeightFiles, read_safetensors
 from unix_cxr.files import read_json, replacing, sha256, write_text
 from unix_cxr.models.config import UniXConfig
 from unix_cxr.models.unix import UniXModel
@@ -24,6 +24,7 @@ PUBLISHED_IDS: Final = {
     "start_of_image": 100003,
     "end_of_image": 100580,
 }
+_CONFIG: Final = "config.json"
 _SIDE_FILE: Final = "unix_release"
 _QKV: Final = ("q_proj", "k_proj", "v_proj")
 
@@ -191,20 +192,29 @@ def convert_model(source: Path, target: Path) -> ConversionReport:
         ValueError: the folder holds a pickle only, or its keys do not fit.
     """
     weights_file = _weights_file(source)
-    config_file = source / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(f"no config.json in {source}")
-    tree = read_json(config_file)
+    tree = read_release_config(source)
     config = release_config(tree)
-    theirs = load_file(weights_file)
+    theirs = read_safetensors(weights_file)
     ours, report = weights_from_release(theirs, config)
     with torch.device("meta"):
         model = UniXModel(config)
     model.load_state_dict(ours, strict=True, assign=True)
     model.save_pretrained(target)  # each weight keeps the dtype that it came in
     _keep_the_rest(theirs, report, weights_file, tree, target)
-    report.sources = {file.name: sha256(file) for file in (config_file, weights_file)}
+    report.sources = {file.name: sha256(file) for file in (source / _CONFIG, weights_file)}
     return report
+
+
+def read_release_config(source: Path) -> dict[str, Any]:
+    """The published `config.json` of a folder, for `release_config`.
+
+    Raises:
+        FileNotFoundError: the folder has none.
+        ValueError: it is damaged.
+    """
+    if not (source / _CONFIG).is_file():
+        raise FileNotFoundError(f"no {_CONFIG} in {source}")
+    return read_json(source / _CONFIG)
 
 
 def convert_model_back(source: Path, target: Path) -> int:
@@ -231,7 +241,7 @@ def convert_model_back(source: Path, target: Path) -> int:
     target.mkdir(parents=True, exist_ok=True)
     if side.is_file():
         kept = read_json(side)
-        extras = load_file(source / f"{_SIDE_FILE}.safetensors")
+        extras = read_safetensors(source / f"{_SIDE_FILE}.safetensors")
         published = {
             name: extras[name] if name in extras else published[canonical(name)]
             for name in kept["names"]

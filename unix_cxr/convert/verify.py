@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unix_cxr.convert.replay_autoencoder import replay_autoencoder
 from unix_cxr.convert.replay_model import replay_model
+from unix_cxr.convert.weight_files import read_safetensors
 from unix_cxr.files import read_json
 
 _FILES: Final = ("config.json", "model.safetensors", "golden.safetensors", "manifest.json")
@@ -91,7 +91,7 @@ def verify(folder: str | Path) -> Verification:
 
     Raises:
         FileNotFoundError: a file of the folder is missing.
-        ValueError: the weights do not fit the config.
+        ValueError: a file is damaged, or the weights do not fit the config.
     """
     folder = Path(folder)
     for name in _FILES:
@@ -99,8 +99,8 @@ def verify(folder: str | Path) -> Verification:
             raise FileNotFoundError(f"no {name} in {folder}; a golden folder holds {list(_FILES)}")
     config = read_json(folder / "config.json")
     manifest = read_json(folder / "manifest.json")
-    recorded = load_file(folder / "golden.safetensors")
-    weights = load_file(folder / "model.safetensors")
+    recorded = read_safetensors(folder / "golden.safetensors")
+    weights = read_safetensors(folder / "model.safetensors")
     if "ddconfig" in config:
         ours = replay_autoencoder(weights, config, recorded)
     else:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unix_cxr.files import COPY_AGAIN, read_json, replacing, write_text
@@ -145,6 +145,18 @@ def _open_pytorch(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise ValueError(f"{path} holds no weights by name; it is no checkpoint of a model")
     return weights
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All weights of a safetensors file by name.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut off ({error}); {COPY_AGAIN}") from error
 
 
 def write_shards(
