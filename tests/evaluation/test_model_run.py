@@ -240,6 +240,24 @@ def test_zero_shot_is_the_ratio_of_likelihoods(pipeline, data):
     assert "No pneumonia." in usual_statements("Viral Pneumonia").absent
 
 
+def test_an_opening_comes_before_each_statement_and_is_told(pipeline, data, tmp_path):
+    statements = {"Pneumonia": Statements(("Pneumonia.",), ("No pneumonia.",))}
+    bare = zero_shot(pipeline, data, statements, Resampling(10), 5, tmp_path)[0]
+    begun = zero_shot(pipeline, data, statements, Resampling(10), 5, tmp_path, "A child.")[0]
+    first = data.images[0].image
+    yes, no = pipeline.score(first, ["A child. Pneumonia.", "A child. No pneumonia."])
+    assert begun.per_sample.values[0] == pytest.approx(yes - no, abs=1e-3)
+    assert begun.per_sample.values[0] != pytest.approx(bare.per_sample.values[0], abs=1e-3)
+    assert "|statements:2|opening:A child.|n:" in begun.signature
+    assert "opening" not in bare.signature
+
+
+@pytest.mark.parametrize("opening", ["a|b", "two\nlines", " blank before", "after ", " "])
+def test_openings_that_no_signature_can_tell(opening):
+    with pytest.raises(ValueError, match=r"opening \(.*\) must be one line without '\|'"):
+        replace(OPTIONS, opening=opening)
+
+
 def test_the_tower_is_looked_at_as_the_model_does(pipeline, data):
     extractor = VisionTowerExtractor(pipeline)
     images = [one.load() for one in data.images[:3]]

@@ -32,6 +32,7 @@ from unix_cxr.evaluation.reading.understanding import (
     MASKING_RATIOS,
     Statements,
     Understanding,
+    check_opening,
     measure_probes,
     usual_statements,
     zero_shot,
@@ -63,6 +64,7 @@ class ModelOptions:
         max_new_tokens: longest report.
         ratios: masking ratios of the probes.
         statements: of zero-shot classification, by label; the usual ones where a label has none.
+        opening: comes before each of these statements; see `zero_shot`.
         extractor: of the features; the model's own vision tower where None.
         labeler: of reports; the rules where None.
     """
@@ -73,8 +75,12 @@ class ModelOptions:
     max_new_tokens: int = 200
     ratios: Sequence[float] = MASKING_RATIOS
     statements: dict[str, Statements] | None = None
+    opening: str = ""
     extractor: FeatureExtractor | None = None
     labeler: ReportLabeler | None = None
+
+    def __post_init__(self) -> None:
+        check_opening(self.opening)  # not after hours of drawing
 
 
 def measure_model(
@@ -122,7 +128,7 @@ def measure_model(
         *image_sections(seen),
         *report_sections(written),
         *([understanding_section(understood)] if understood else []),
-        *([_zero_section(zero)] if zero else []),
+        *([_zero_section(zero, options.opening)] if zero else []),
     ]
     return Run(
         kind="model",
@@ -300,10 +306,13 @@ def _understanding(
     wordings = options.statements or {}
     statements = {label: wordings.get(label) or usual_statements(label) for label in labels}
     cache = options.images.extraction.cache
-    zero = zero_shot(pipeline, data, statements, resampling, options.batch_size, cache)
+    zero = zero_shot(
+        pipeline, data, statements, resampling, options.batch_size, cache, options.opening
+    )
     return probes, zero, absent
 
 
-def _zero_section(results: Sequence[MetricResult]) -> Section:
-    about = "Which statement does the model find likelier: the label, or its denial?"
+def _zero_section(results: Sequence[MetricResult], opening: str) -> Section:
+    after = f'after "{opening}"' if opening else "as the whole report"
+    about = f"Which statement does the model find likelier {after}: the label, or its denial?"
     return Section("Zero-shot classification", about, result_rows(results))

@@ -211,6 +211,19 @@ def usual_statements(label: str) -> Statements:
     return Statements((f"{spoken}.",), (f"No {spoken.lower()}.",))
 
 
+def check_opening(opening: str) -> None:
+    """Refuse what cannot come before a statement, or cannot be told in a signature.
+
+    Raises:
+        ValueError: it has a line break or "|", or is blank but not empty.
+    """
+    if set(opening) & set("|\n\r") or opening != opening.strip():
+        raise ValueError(
+            f"opening ({opening!r}) must be one line without '|' and without blanks around it, "
+            'such as "AP chest radiograph of a child."'
+        )
+
+
 def zero_shot(
     pipeline: "UniXPipeline",
     images: ImageSet,
@@ -218,11 +231,14 @@ def zero_shot(
     resampling: Resampling,
     batch_size: int = 16,
     cache: Path | None = None,
+    opening: str = "",
 ) -> list[MetricResult]:
     """Classification without training: which statement does the model find likelier?
 
     The score is the log of the summed likelihoods of the statements that a label is there, less
-    that of the statements that it is not, given the X-ray.
+    that of the statements that it is not, given the X-ray and the opening. A model is asked what it
+    knows only where a statement is likely to stand: reports that never begin with a bare statement
+    need the sentence that they do begin with.
 
     Args:
         pipeline: of the model.
@@ -231,10 +247,13 @@ def zero_shot(
         resampling: the bootstrap.
         batch_size: X-rays at once.
         cache: folder of likelihoods; what it holds is not computed again.
+        opening: comes before each statement, as one report; its own likelihood cancels. Told in the
+            signature where there is one.
 
     Raises:
-        ValueError: a label is on all X-rays or on none.
+        ValueError: a label is on all X-rays or on none, or the opening cannot be told.
     """
+    check_opening(opening)
     scorer = LikelihoodScorer(pipeline)
     scored = {**scorer.facts(), "per": "text"}
 
@@ -243,7 +262,7 @@ def zero_shot(
             score_pairs(
                 images.images, [text] * len(images), scorer.of_texts, scored, batch_size, cache
             )
-            for text in texts
+            for text in (f"{opening} {text}".strip() for text in texts)
         ]
         return torch.stack(columns, dim=1).logsumexp(dim=1)
 
@@ -261,6 +280,7 @@ def zero_shot(
             "score": "log-likelihood ratio",
             "against": content_mark(images.ids),
             "statements": len(wordings.present) + len(wordings.absent),
+            **({"opening": opening} if opening else {}),
         }
         results += area_results(
             f"zero_shot/{label}",
