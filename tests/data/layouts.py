@@ -90,7 +90,7 @@ def write_csv(
     table.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = text.getvalue().encode()
-    path.write_bytes(gzip.compress(data) if packed else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if packed else data)
     return path
 
 
@@ -142,8 +142,10 @@ def mimic(root: Path, *, suffix: str = ".jpg") -> Path:
          "Atelectasis": "-1.0"},
         {"subject_id": 10000764, "study_id": 57375967, "No Finding": "1.0"},
     ]  # fmt: skip
-    for labeler in ("chexpert", "negbio"):
+    # the two labelers differ, and the tables show who read which
+    for labeler, edema in (("chexpert", "1.0"), ("negbio", "0.0")):
         path = root / f"mimic-cxr-2.0.0-{labeler}.csv.gz"
+        labels[0]["Edema"] = edema
         write_csv(path, ("subject_id", "study_id", *MIMIC_LABELS), labels, packed=True)
     return root
 
@@ -210,8 +212,9 @@ def chexpert_plus(root: Path) -> Path:
     for row in rows:
         write_picture((root / "PNG" / row["path_to_image"]).with_suffix(".png"))
     (root / "chexbert_labels").mkdir()
-    for kind in ("report", "findings", "impression"):
+    for kind, edema in (("report", 1.0), ("findings", 0.0), ("impression", -1.0)):
         path = root / "chexbert_labels" / f"{kind}_fixed.json"
+        labels[0]["Edema"] = edema
         path.write_text("\n".join(map(json.dumps, labels)) + "\n", encoding="utf-8")
     return root
 

@@ -60,7 +60,8 @@ def test_mimic_joins_its_tables_and_reports(tmp_path: Path) -> None:
 def test_mimic_options(tmp_path: Path) -> None:
     root = layouts.mimic(tmp_path / "jpg")
     assert all(not s.labels for s in open_source(root, labels="none"))
-    assert next(iter(open_source(root, labels="negbio"))).labels == {"Edema"}
+    assert next(iter(open_source(root, labels="chexpert"))).labels == {"Edema"}
+    assert next(iter(open_source(root, labels="negbio"))).negative == {"Edema", "Pneumonia"}
     with pytest.raises(ValueError, match=r"labels \('bert'\) must be one of"):
         open_source(root, labels="bert")
     with pytest.raises(FileNotFoundError, match=r"unpack mimic-cxr-reports\.zip there"):
@@ -175,6 +176,9 @@ def test_chexpert_plus(tmp_path: Path) -> None:
     )
     assert facts(second, "split", "view", "labels") == ("dev", "LATERAL", {"No Finding"})
     assert all(not study.labels for study in open_source(root, labels="none"))
+    assert "Edema" in next(iter(open_source(root, labels="report"))).labels
+    assert "Edema" in next(iter(open_source(root, labels="findings"))).negative
+    assert "Edema" in next(iter(open_source(root, labels="impression"))).uncertain
     (root / "chexbert_labels/findings_fixed.json").unlink()
     with pytest.raises(
         FileNotFoundError, match=r'chexbert_labels\.zip there, or pass labels="none"'

@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pyarrow as pa
@@ -74,40 +73,55 @@ def interrupted(options, after):
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes_and_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "CHUNK_ROWS", 16)
-    source = write_jsonl(tmp_path / "in.jsonl", 900)
+    monkeypatch.setattr(corpus, "CHUNK_ROWS", 8)
+    source = write_jsonl(tmp_path / "in.jsonl", 400)
     whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
     expected = clean_corpus(CorpusOptions((source,), whole))
     options = CorpusOptions((source,), parts)
-    interrupted(options, 200)
+    interrupted(options, 100)
     # as after a kill: bytes beyond the last commit
     with (tmp_path / "parts.jsonl.partial").open("ab") as file:
         file.write(b'{"id": "half a li')
-    interrupted(options, 500)
+    interrupted(options, 250)
     statistics = clean_corpus(options)
     assert parts.read_bytes() == whole.read_bytes()
     assert statistics.as_dict() == expected.as_dict()
 
 
-def test_a_killed_process_resumes_to_the_same_bytes(tmp_path):
-    source = write_jsonl(tmp_path / "in.jsonl", 5_000)
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from unix_cxr.reports import corpus
+
+corpus.CHUNK_ROWS = 8
+write = corpus._Output.write
+
+def write_and_die(self, *arguments):
+    write(self, *arguments)
+    if self.rows >= 200:
+        self._file.flush()  # bytes that no commit knows of
+        os.kill(os.getpid(), signal.SIGKILL)
+
+corpus._Output.write = write_and_die
+corpus.clean_corpus(corpus.CorpusOptions((Path(sys.argv[1]),), Path(sys.argv[2])))
+"""
+
+
+def test_a_killed_process_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "CHUNK_ROWS", 8)
+    source = write_jsonl(tmp_path / "in.jsonl", 280)
     whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
-    clean_corpus(CorpusOptions((source,), whole))
-    code = (
-        "from pathlib import Path; from unix_cxr.reports.corpus import CorpusOptions, clean_corpus;"
-        f"clean_corpus(CorpusOptions((Path({str(source)!r}),), Path({str(parts)!r})))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    partial = tmp_path / "parts.jsonl.partial"
-    while not (partial.exists() and partial.stat().st_size > 500_000):
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    commits = []
+    clean_corpus(CorpusOptions((source,), whole), commits.append)
+    before = [done for done in commits if done < 200]
+    command = [sys.executable, "-c", KILLED, str(source), str(parts)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     assert not parts.exists()
-    started_at = partial.stat().st_size
-    clean_corpus(CorpusOptions((source,), parts))
-    assert started_at > 0
+    assert (tmp_path / "parts.jsonl.partial").stat().st_size > 0
+    after = []
+    clean_corpus(CorpusOptions((source,), parts), after.append)
+    assert before
+    assert [*before, *after] == commits  # nothing twice, nothing left out
     assert parts.read_bytes() == whole.read_bytes()
 
 
@@ -287,17 +301,21 @@ def test_an_output_that_cannot_be_opened_is_an_error(tmp_path):
         clean_corpus(CorpusOptions((source,), tmp_path / "file.txt" / "out.jsonl"))
 
 
-def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(tmp_path):
+def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(tmp_path, monkeypatch):
     """A limit on the file size stands for the disk: writing beyond it is an OSError too."""
-    source = write_jsonl(tmp_path / "in.jsonl", 2500)
+    monkeypatch.setattr(corpus, "CHUNK_ROWS", 8)
+    source = write_jsonl(tmp_path / "in.jsonl", 280)
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
-    clean_corpus(CorpusOptions((source,), whole))
+    commits, after = [], []
+    clean_corpus(CorpusOptions((source,), whole), commits.append)
     limit = whole.stat().st_size * 2 // 3
     code = (
         "import sys; from pathlib import Path\n"
-        "from unix_cxr.reports.corpus import CorpusOptions, clean_corpus\n"
+        "from unix_cxr.reports import corpus\n"
+        "corpus.CHUNK_ROWS = 8\n"
         "try:\n"
-        f"    clean_corpus(CorpusOptions((Path({str(source)!r}),), Path({str(out)!r})))\n"
+        f"    corpus.clean_corpus(corpus.CorpusOptions((Path({str(source)!r}),), "
+        f"Path({str(out)!r})))\n"
         "except OSError as error:\n"
         "    sys.exit(f'told: {error}')\n"
     )
@@ -311,7 +329,9 @@ def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(tmp_path):
     assert result.returncode == 1
     assert "told: " in result.stderr
     assert not out.exists()
-    clean_corpus(CorpusOptions((source,), out))
+    clean_corpus(CorpusOptions((source,), out), after.append)
+    assert after == commits[-len(after) :]
+    assert after[0] > commits[0]  # and not from the beginning
     assert out.read_bytes() == whole.read_bytes()
 
 

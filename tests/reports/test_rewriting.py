@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(content)
-        except BrokenPipeError:
+        except ConnectionError:  # who asked has gone
             return
 
     def log_message(self, *arguments):
@@ -89,7 +89,7 @@ def obedient(prompt):
 
 def cleaner_for(server, **options):
     rewriter = EndpointRewriter(
-        server.url, "tiny", timeout_s=options.pop("timeout_s", 5), retries=0
+        server.url, "tiny", timeout_s=options.pop("timeout_s", 60), retries=0
     )
     return RewritingCleaner(ReportCleaner(), rewriter, **options)
 
