@@ -73,6 +73,8 @@ class Film:
             return np.zeros(patterns.shape, dtype=np.bool_)
         kind = patterns.dtype.type
         first = kind(self.padding.start % 2 ** (BYTE * patterns.itemsize))
+        if len(self.padding) == 1:
+            return patterns == first
         return patterns - first <= kind(len(self.padding) - 1)
 
     def occurring(self) -> Flags:

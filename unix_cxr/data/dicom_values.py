@@ -5,7 +5,8 @@ MONOCHROME1, then padding), so they run once for each value that can be stored a
 pixel. PS3.3 C.7.6.3, C.11.1 and C.11.2.
 
 Looking pixels up is slow, arithmetic in float32 is not: it replaces the look-up where it gives what
-the table holds, bit for bit, for every value between the image's smallest and largest.
+the table holds, bit for bit, for every value between the image's smallest and largest; padding,
+which no arithmetic makes black, is blackened after it.
 """
 
 import math
@@ -67,7 +68,8 @@ class GreyTable:
         greys = np.empty(listed.shape, dtype=np.float32)
         self.ends.greys(np.arange(low, high + 1).clip(first, last), greys)
         differs = greys.view(np.uint32) != listed.view(np.uint32)
-        if (differs & ~by_word(film.padded, low, high)).any():
+        blackened = bool(differs.any())
+        if blackened and (differs & ~by_word(film.padded, low, high)).any():
             return None
         words, patterns = film.words, film.patterns.reshape(-1)
         greys = np.empty(words.shape, dtype=np.float32)
@@ -77,7 +79,7 @@ class GreyTable:
             if first > low or last < high:
                 inside = inside.clip(words.dtype.type(first), words.dtype.type(last))
             self.ends.greys(inside, greys[block])
-            if differs.any():
+            if blackened:
                 np.copyto(greys[block], 0, where=film.is_padding(patterns[block]))
         return greys.reshape(film.patterns.shape)
 
