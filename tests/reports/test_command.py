@@ -160,6 +160,20 @@ def test_deduplicate_exactly_only(tmp_path):
     assert (counts.kept, counts.exact, counts.near) == (2, 1, 0)
 
 
+@pytest.mark.parametrize("threshold", [0.9, 1])
+def test_texts_in_other_letters_are_not_all_the_same(tmp_path, threshold):
+    texts = [
+        "Выпот справа.",
+        "Лёгкие чистые.",
+        "両側肺野に異常陰影を認めません。",
+        "胸水なし。",
+        "Выпот справа.",
+    ]
+    source = write_cleaned(tmp_path / "in.jsonl", texts)
+    counts = deduplicate(source, tmp_path / "out.jsonl", threshold=threshold)
+    assert (counts.kept, counts.exact, counts.near) == (4, 1, 0)
+
+
 def test_deduplicate_refuses_nonsense(tmp_path):
     source = write_cleaned(tmp_path / "in.jsonl", [LONG])
     with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\], got 0"):

@@ -26,7 +26,7 @@ _PERMUTATIONS: Final = 64
 _BANDS: Final = 16
 _ROWS: Final = _PERMUTATIONS // _BANDS
 _CANDIDATES: Final = 50
-_WORD: Final = re.compile(r"[a-z0-9.]+")
+_WORD: Final = re.compile(r"(?:[^\W_]|\.)+")
 _COMMIT_EVERY: Final = 5000
 
 
