@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import typer
 
 from unix_cxr.cli import app
+from unix_cxr.training.settings import load_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -49,6 +51,30 @@ def test_documented_commands_exist(page: Path) -> None:
     commands = shown(page.read_text(encoding="utf-8"))
     found = {" ".join(words): wrong(words) for words in commands}
     assert not {line: lacks for line, lacks in found.items() if lacks}
+
+
+def overrides(words: list[str]) -> tuple[Path, list[str]] | None:
+    """The recipe of the project that a command trains, and what it changes in it."""
+    recipes = [ROOT / word for word in words if word.startswith("recipes/")]
+    if words[:2] != ["train", "run"] or not recipes:
+        return None
+    return recipes[0], [two for one, two in pairwise(words) if one == "--set"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_documented_changes_fit_their_recipes(page: Path) -> None:
+    for words in shown(page.read_text(encoding="utf-8")):
+        given = overrides(words)
+        if given is not None:
+            load_recipe(*given)
+
+
+def test_a_change_that_fits_no_recipe_is_found() -> None:
+    words = ["train", "run", "recipes/nano.yaml", "--set", "stages.drawing.steps=3", "--dry-run"]
+    given = overrides(words)
+    assert given == (ROOT / "recipes/nano.yaml", ["stages.drawing.steps=3"])
+    with pytest.raises(ValueError, match="drawing"):
+        load_recipe(*given)
 
 
 def test_enough_commands_are_found_and_wrong_ones_too() -> None:

@@ -48,7 +48,10 @@ def test_overrides_reach_every_key(recipe_file: Path, override: str, read: Any) 
         ("data.root", r"override 'data\.root' must look like key\.subkey=value"),
         ("date.root=x", r"unknown key 'date'; known keys here: \['autoencoder', 'data'"),
         ("data.rot=x", r"data\.rot: unknown key; known keys here: \['root', 'kind', 'subsets'"),
-        ("stages.drawing.steps=1", r"no entry 'drawing' among 3"),
+        (
+            "stages.drawing.steps=1",
+            r"no entry 'drawing'; give a number below 3, or one of \['autoencoder', ",
+        ),
         ("stages.steps=1", r"'steps' is no key of a list; name an entry before it"),
         ("stages.0.step=1", r"stages\.0\.step: unknown key; known keys here: \['name', 'obj"),
         ("stages.0.steps=0", r"stages\.0\.steps: .*greater than or equal to 1 \(got 0\)"),

@@ -305,7 +305,11 @@ def _child(node: Any, part: str, key: str) -> Any:  # noqa: ANN401 - a tree of Y
         by_name = [item for item in node if isinstance(item, dict) and item.get("name") == part]
         if by_name:
             return by_name[0]
-        raise ValueError(f"override {key!r}: no entry {part!r} among {len(node)}")
+        names = [item["name"] for item in node if isinstance(item, dict) and "name" in item]
+        raise ValueError(
+            f"override {key!r}: no entry {part!r}; give a number below {len(node)}, or one of "
+            f"{names}"
+        )
     if isinstance(node, dict) and node.get(part) is None and _is_section(node, part):
         node[part] = {}  # settings that the recipe leaves to their defaults
     if not isinstance(node, dict) or part not in node:
