@@ -9,7 +9,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 from torch import Tensor
 
@@ -22,7 +22,13 @@ install_import_hook(
     f"{typechecking.__name__}.checked",
 )
 
-settings.register_profile("unix_cxr", deadline=None, max_examples=40, derandomize=True)
+settings.register_profile(
+    "unix_cxr",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],  # which a busy machine is
+)
 settings.load_profile("unix_cxr")
 
 

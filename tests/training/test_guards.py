@@ -321,7 +321,7 @@ def run_twice(folder: Path, script: str, *arguments: str) -> None:
     folder.mkdir()
     (folder / "train.py").write_text(script, encoding="utf-8")
     command = [*starter(2), str(folder / "train.py"), str(folder), *arguments]
-    run_processes(command, PYTHONPATH=str(Path.cwd()))
+    run_processes(command, PYTHONPATH=str(Path(__file__).parents[2]))
 
 
 _UNREADABLE = """

@@ -37,7 +37,7 @@ def test_a_profile_says_where_the_time_goes(
     assert set(found.shares) == {*PHASES, "other"}
     assert sum(found.shares.values()) == pytest.approx(1.0)
     assert all(share > 0 for share in found.shares.values())
-    assert found.shares["data"] * found.step_seconds == pytest.approx(0.5, rel=0.3)
+    assert found.shares["data"] * found.step_seconds > 0.49  # a busy machine sleeps longer
     assert found.shares["backward"] > found.shares["optimizer"] / 10
     assert "aten::" in found.operators
     events = json.loads(found.trace.read_text(encoding="utf-8"))["traceEvents"]
