@@ -141,6 +141,49 @@ class TestGenerate:
         assert "no folder at" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "x", "--out", "a file"), "is a file"),
+        (("report", "x", "--out", "a folder"), "is a directory"),
+        (("clean", "x", "--out", "a folder"), "is a directory"),
+        (("train", "run", "x.yaml", "--out", "a file"), "is a file"),
+        (("train", "lora", "nano", "--data", "x", "--out", "a file"), "is a file"),
+        (("data", "prepare", "x", "--out", "a file"), "is a file"),
+        (("demo", "--out", "a file"), "is a file"),
+        (("demo", "--image", "absent.png"), "does not exist"),
+        (("generate", "x", "--model", "a file"), "a file is a file; give the folder of a pipeline"),
+        (("generate", "x", "--model", "nan"), "no model 'nan': bundled is nano, a folder must be"),
+        (("convert", "janus", "absent", "t", "--vae", "x"), "no folder at absent"),
+    ],
+)
+def test_a_path_of_the_wrong_kind_is_told_before_any_work(
+    run, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a file").write_text("x")
+    (tmp_path / "a folder").mkdir()
+    outcome = run(*arguments)
+    assert outcome.status in {1, 2}
+    assert message in " ".join(outcome.err.replace("│", " ").split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "a folder"]
+
+
+@pytest.mark.parametrize("name", [None, "torch"])
+def test_a_library_that_is_missing_is_one_line_where_we_say_what_to_install(run, monkeypatch, name):
+    import unix_cxr.cli
+
+    def fail() -> None:
+        raise ImportError("reading parquet needs pyarrow: pip install it", name=name)
+
+    monkeypatch.setattr(unix_cxr.cli, "app", fail)
+    if name is None:
+        assert run().err == "error: reading parquet needs pyarrow: pip install it\n"
+    else:
+        with pytest.raises(ImportError, match="pyarrow"):
+            run()
+
+
 class TestReport:
     def test_a_folder_and_what_cannot_be_read(self, run, model, xrays, tmp_path):
         (xrays / "c.png").write_bytes(b"not a picture")

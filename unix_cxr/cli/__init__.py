@@ -49,3 +49,8 @@ def main() -> None:
     except (ValueError, TypeError, OSError, FloatingPointError) as error:
         tell_error(error)
         sys.exit(1)
+    except ImportError as error:
+        if error.name is not None:  # not ours, which tells what to install
+            raise
+        tell_error(error)
+        sys.exit(1)

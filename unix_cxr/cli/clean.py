@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unix_cxr.cli.terminal import tell_count, tell_outcome
+from unix_cxr.cli.terminal import tell_count, tell_error, tell_outcome
 
 if TYPE_CHECKING:
     from unix_cxr.reports.config import CleanerConfig
@@ -21,9 +21,12 @@ def clean(
             help="JSONL, CSV, TSV, parquet, a folder of .txt, a MIMIC-CXR tree, Open-i XML.",
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Cleaned JSONL, one line per report.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Cleaned JSONL, one line per report.")
+    ] = None,
     audit: Annotated[
-        Path | None, typer.Option(help="Write this HTML page, and JSON beside it.")
+        Path | None,
+        typer.Option(dir_okay=False, help="Write this HTML page, and JSON beside it."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="unix (default) or conservative.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with every option.")] = None,
@@ -95,8 +98,7 @@ def clean(
             cleaner = _rewriting(options, llm_endpoint, llm_model, llm_cache)
             _clean(options, audit, cleaner, as_json=json)
     except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+        tell_error(ValueError(error.args[0]) if isinstance(error, KeyError) else error)
         raise typer.Exit(1) from error
 
 

@@ -10,9 +10,16 @@ from unix_cxr.cli.options import Device, Model
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for index.html and the images.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for index.html and the images.")
+    ] = Path("demo"),
     image: Annotated[
-        Path | None, typer.Option(help="X-ray to report on; a shipped synthetic one by default.")
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="X-ray to report on; a shipped synthetic one by default.",
+        ),
     ] = None,
     model: Model = "nano",
     images_per_text: Annotated[int, typer.Option(min=1, help="Seeds per text.")] = 4,

@@ -15,9 +15,9 @@ def generate(
         Path | None,
         typer.Option(help="CSV or JSONL with the columns id and prompt; a killed run goes on."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the images and manifest.jsonl.")] = Path(
-        "drawn"
-    ),
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for the images and manifest.jsonl.")
+    ] = Path("drawn"),
     model: Model = "nano",
     count: Annotated[int, typer.Option(min=1, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the first image; the next count up.")] = 0,

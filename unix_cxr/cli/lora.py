@@ -15,7 +15,10 @@ def lora(
     data: Annotated[
         str, typer.Option(help="Folder of images with a CSV table, or another source of studies.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run; the adapter is in OUT/adapter.")],
+    out: Annotated[
+        Path,
+        typer.Option(file_okay=False, help="Folder of the run; the adapter is in OUT/adapter."),
+    ],
     preset: Annotated[
         str, typer.Option(help="gen learns to draw, und to read, both does both.")
     ] = "gen",

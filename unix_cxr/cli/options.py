@@ -51,6 +51,7 @@ def load_pipeline(model: str, device: str, dtype: str) -> "UniXPipeline":
         FileNotFoundError: there is no such model.
     """
     import torch
+    from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     from unix_cxr.pipelines.pipeline import UniXPipeline
@@ -59,6 +60,7 @@ def load_pipeline(model: str, device: str, dtype: str) -> "UniXPipeline":
         raise ValueError(f"dtype ({dtype!r}) must be one of {_DTYPES}")
     target = resolve_device(device)
     transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     pipeline = UniXPipeline.from_pretrained(model, dtype=getattr(torch, dtype))
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(target)

@@ -13,7 +13,7 @@ from unix_cxr.cli.terminal import tell_outcome
 @data_app.command()
 def prepare(
     source: Source,
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder to make.")],
     size: Annotated[int, typer.Option(help="Side of the square images in pixels.")] = 512,
     bits: Annotated[int, typer.Option(help="8 or 16 bits per pixel.")] = 8,
     text: Annotated[

@@ -11,7 +11,9 @@ from unix_cxr.cli.options import AsJson, Device, DType, Model
 
 def report(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[Path | None, typer.Option(help="JSONL file; printed where not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="JSONL file; printed where not given.")
+    ] = None,
     model: Model = "nano",
     indication: Annotated[str | None, typer.Option(help="Why the images were taken.")] = None,
     prompt: Annotated[str | None, typer.Option(help="What to ask of the model.")] = None,

@@ -27,7 +27,8 @@ def _train() -> None:
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/nano.yaml.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder of the run; runs/NAME by default."),
     ] = None,
     stage: Annotated[
         list[str] | None, typer.Option(help="Run only this stage; may be given again.")

@@ -37,10 +37,12 @@ def read_janus_tokenizer(folder: Path) -> JanusTokens:
     It is read from tokenizer.json alone: the class that other files name may read it otherwise.
 
     Raises:
-        FileNotFoundError: there is no tokenizer.json.
+        FileNotFoundError: there is no folder, or no tokenizer.json in it.
         ValueError: it is damaged, or names no token that opens and none that closes a text.
     """
     file = folder / "tokenizer.json"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {folder}")
     if not file.is_file():
         raise FileNotFoundError(
             f"no tokenizer.json in {folder}; give the folder of the tokenizer with --tokenizer"

@@ -83,13 +83,19 @@ class UniXPipeline(AdapterPipeline):
             options: diffusers' own; `dtype` is float32 where it is not given.
 
         Raises:
-            FileNotFoundError: the folder has no pipeline in it, or lacks its weights.
+            FileNotFoundError: nothing has that name, or the folder has no pipeline in it, or lacks
+                its weights.
             ValueError: the folder holds a pickle in place of safetensors.
         """
         folder = BUNDLED.get(str(name), Path(name))
-        looks_local = Path(name).is_dir() or str(name) in BUNDLED or _is_path(str(name))
+        looks_local = Path(name).exists() or str(name) in BUNDLED or _is_path(str(name))
         if looks_local:
             _check_folder(folder)
+        elif "/" not in str(name):
+            raise FileNotFoundError(
+                f"no model {str(name)!r}: bundled is {', '.join(BUNDLED)}, a folder must be there, "
+                "and a repository of the hub is named OWNER/NAME"
+            )
         options = {"dtype": torch.float32, "use_safetensors": True} | options
         pipeline: Self = super().from_pretrained(folder if looks_local else str(name), **options)
         pipeline.model_id = str(name) if str(name) in BUNDLED else Path(name).name
@@ -384,6 +390,8 @@ def _is_path(name: str) -> bool:
 
 
 def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file; give the folder of a pipeline")
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder at {folder}")
     if not (folder / "model_index.json").is_file():
