@@ -10,13 +10,16 @@ weights of the same seed and may spend `--flop` floating point operations, count
 - published (arXiv:2601.11522): understanding first (a fifth of the arithmetic), then drawing with
   a frozen understanding branch, generation layers copied from the language model, aligned with
   the own vision tower; AdamW, constant rate, no moving average.
-- ours: the vision stage (a tenth), then reading and drawing in one stage, 1 : 2, gradient 1;
-  Muon, cosine, moving average, stratified times.
+- ours: the vision stage (a tenth), then reading and drawing in one stage, 1 : 2, gradient 1, the
+  tower frozen (three tenths), then drawing with a frozen understanding branch; Muon, cosine, moving
+  average, stratified times.
 
-The learning rate is the same (its published value is for models a thousand times larger); so are
-the batches of what is read and drawn in each. Measured on dev with the same noise for all: the
-velocity's error, the reports' cross-entropy, and how much each rises when every film is given
-another film's caption or image ("listening", "looking"; 0 for a model that ignores it).
+The batches of what is read and drawn are the same in each. The published learning rate is for
+models a thousand times larger; each recipe has the one that was best for it on phantoms with seed
+11, which is not among those that are reported (`--rate` sets another). Measured on dev with the
+same noise for all: the velocity's error, the reports' cross-entropy, and how much each rises when
+every film is given another film's caption or image ("listening", "looking"; 0 for a model that
+ignores it).
 """
 
 import argparse
@@ -40,42 +43,50 @@ from unix_cxr.training.recipe import RecipeRun
 from unix_cxr.training.settings import Recipe, StageSettings, parse_recipe
 from unix_cxr.training.understanding import UnderstandingObjective
 
-READS = ["model.vision.*", "model.connector.*", "model.language_model.*"]
-RATE = 2e-3
+SEES = ["model.vision.*", "model.connector.*"]
+READS = [*SEES, "model.language_model.*"]
+LISTENS = ["model.connector.*", "model.language_model.*", "model.generation.*"]
+RATES = {"published": 2e-3, "ours": 8e-3}
 DRAWING = {"kind": "generation", "caption_dropout": 0.1, "augmented_copies": 1}
 COMMON = {
     "steps": 1,
-    "learning_rate": RATE,
     "betas": [0.9, 0.95],
     "clip_norm": 1.0,
     "precision": "bfloat16",
     "augmentation": 0.0,
     "length_window": 8,
 }
-PUBLISHED = COMMON | {"schedule": "constant", "weight_decay": 0.0, "adam_eps": 1e-15}
-OURS = COMMON | {"schedule": "cosine", "weight_decay": 0.01, "optimizer": "muon"}
+PUBLISHED = {"schedule": "constant", "weight_decay": 0.0, "adam_eps": 1e-15}
+OURS = {"schedule": "cosine", "weight_decay": 0.01, "optimizer": "muon"}
 OURS |= {"ema_decay": 0.98}
 ALIGNMENT = {"encoder": "vision", "layer": 2, "weight": 0.5, "keep": "step"}
 
 
-def stages_of(name: str, batch: int, *, prepared: bool) -> list[tuple[float, dict[str, Any]]]:
+def stages_of(
+    name: str, batch: int, rate: float | None, *, prepared: bool
+) -> list[tuple[float, dict[str, Any]]]:
     """The stages of a recipe, each with its share of the arithmetic."""
+    common = COMMON | {"learning_rate": RATES[name] if rate is None else rate}
     drawn = DRAWING | {"prepared_moments": prepared}
     if name == "published":
         frozen = drawn | {"understanding_gradient": 0.0, "copy_understanding": True}
         reading = {"name": "understanding", "objective": {"kind": "understanding"}}
         drawing = {"name": "generation", "objective": frozen | {"alignment": ALIGNMENT}}
+        published = common | PUBLISHED | {"batch_size": batch}
         return [
-            (0.2, PUBLISHED | reading | {"trains": READS, "batch_size": batch}),
-            (0.8, PUBLISHED | drawing | {"trains": ["model.generation.*"], "batch_size": batch}),
+            (0.2, published | reading | {"trains": READS}),
+            (0.8, published | drawing | {"trains": ["model.generation.*"]}),
         ]
-    joint = drawn | {"kind": "joint", "understanding_gradient": 1.0, "reading": 1, "drawing": 2}
-    joint |= {"times": {"stratified": True}}
-    seeing = {"name": "vision", "objective": {"kind": "vision", "least": 20}}
-    both = {"name": "joint", "objective": joint, "trains": ["model.*"]}
+    drawn |= {"times": {"stratified": True}}
+    together = {"kind": "joint", "understanding_gradient": 1.0, "reading": 1, "drawing": 2}
+    seeing = {"name": "vision", "objective": {"kind": "vision", "least": 20}, "trains": SEES}
+    both = {"name": "joint", "objective": drawn | together, "trains": LISTENS}
+    alone = {"name": "drawing", "objective": drawn | {"understanding_gradient": 0.0}}
+    ours = common | OURS | {"batch_size": batch}
     return [
-        (0.1, OURS | seeing | {"trains": READS[:2], "batch_size": batch}),
-        (0.9, OURS | both | {"batch_size": batch + batch // 2}),
+        (0.1, ours | seeing),
+        (0.3, ours | both | {"batch_size": batch + batch // 2}),
+        (0.6, ours | alone | {"trains": ["model.generation.*"]}),
     ]
 
 
@@ -131,7 +142,7 @@ def measured(run: RecipeRun, recipe: Recipe) -> dict[str, float]:
     started = time.monotonic()
     for name in names:
         run.advance(name, names)
-    values = {"seconds": round(time.monotonic() - started)}
+    values = {"seconds_of_the_last_start": round(time.monotonic() - started)}
     values |= listening(run, recipe.stages[-1]) | looking(run, recipe.stages[0])
     write_text(done, json.dumps(values))
     return values
@@ -140,7 +151,7 @@ def measured(run: RecipeRun, recipe: Recipe) -> dict[str, float]:
 def compared(results: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any]:
     """Means of both, and of the paired differences."""
     both = sorted(results["ours"].keys() & results["published"].keys())
-    names = ("dev_velocity", "listening", "dev_cross_entropy", "looking", "seconds")
+    names = ("dev_velocity", "listening", "dev_cross_entropy", "looking")
     table: dict[str, Any] = {}
     for name in names if both else ():
         values = {k: [by_seed[seed][name] for seed in both] for k, by_seed in results.items()}
@@ -158,7 +169,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--flop", type=float, default=2e13)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rate", type=float, help="learning rate of both")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--runs", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -169,7 +181,7 @@ def main() -> None:
         tree["data"] = {"kind": "prepared", "root": str(options.data), "image_size": side}
     results: dict[str, dict[int, dict[str, Any]]] = {"published": {}, "ours": {}}
     steps: dict[str, list[int]] = {}
-    for seed in range(1, options.seeds + 1):
+    for seed in options.seeds:
         for name, by_seed in results.items():
             folder = options.runs / f"{name}-{seed}"
 
@@ -184,7 +196,7 @@ def main() -> None:
                 run.begin_from(options.autoencoder)
                 return run
 
-            shared = stages_of(name, options.batch, prepared=prepared)
+            shared = stages_of(name, options.batch, options.rate, prepared=prepared)
             if name not in steps:
                 steps[name] = counted(shared, options.flop, run_of)
             run = run_of([stage for _, stage in shared], steps[name])
@@ -195,6 +207,7 @@ def main() -> None:
                 "flop": options.flop,
                 "steps": steps,
                 "compared": compared(results),
+                "runs": results,
                 "environment": environment(),
             }
             write_text(options.out, json.dumps(outcome, indent=1) + "\n")
