@@ -107,6 +107,12 @@ def test_mistakes_are_told(source, tmp_path, monkeypatch, arguments, message):
     assert not (tmp_path / "o.jsonl").exists()
 
 
+def test_a_cleaned_file_that_is_not_there_is_told(tmp_path):
+    result = run(app, [str(tmp_path / "absent.jsonl"), "--dedup", "--out", str(tmp_path / "o")])
+    assert result.exit_code == 1
+    assert "absent.jsonl; --dedup takes what `clean --out` wrote" in result.output
+
+
 def write_cleaned(path, texts):
     lines = [json.dumps({"id": f"r{n}", "text": text}) for n, text in enumerate(texts)]
     path.write_text("\n".join(lines) + "\n")

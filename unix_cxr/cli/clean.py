@@ -121,6 +121,8 @@ def _check(
         raise ValueError(f"--out {out} is also an input; name another file")
     if dedup and len(inputs) != 1:
         raise ValueError(f"--dedup takes one cleaned JSONL file, got {len(inputs)}")
+    if dedup and not inputs[0].is_file():
+        raise FileNotFoundError(f"no file {inputs[0]}; --dedup takes what `clean --out` wrote")
     if dedup and out is not None and out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; remove it or pass --overwrite")
 
