@@ -73,9 +73,10 @@ class Film:
             return np.zeros(patterns.shape, dtype=np.bool_)
         kind = patterns.dtype.type
         first = kind(self.padding.start % 2 ** (BYTE * patterns.itemsize))
-        if len(self.padding) == 1:
-            return patterns == first
-        return patterns - first <= kind(len(self.padding) - 1)
+        inside: Bool[NDArray[np.bool_], " p"] = patterns == first
+        if len(self.padding) > 1:
+            inside = patterns - first <= kind(len(self.padding) - 1)
+        return inside
 
     def occurring(self) -> Flags:
         """Patterns that occur outside the padding."""
