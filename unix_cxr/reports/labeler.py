@@ -20,8 +20,7 @@ NEGATIVE: Final = "negative"
 UNCERTAIN: Final = "uncertain"
 _STRENGTH: Final = {POSITIVE: 3, UNCERTAIN: 2, NEGATIVE: 1}
 BLANK_TOKEN: Final = "___"
-_DEVICES: Final = "Support Devices"
-_PATHOLOGIES: Final = frozenset(FINDINGS) - {NO_FINDING, _DEVICES}
+_PATHOLOGIES: Final = frozenset(FINDINGS) - {NO_FINDING, "Support Devices"}
 
 
 class Fact(NamedTuple):
@@ -263,7 +262,7 @@ def _fact(
 ) -> Fact:
     if label[0] == "?":
         return Fact(label[1:], UNCERTAIN if state == POSITIVE else state, sides, severity)
-    return Fact(label, state, sides, severity, device if label == _DEVICES else None)
+    return Fact(label, state, sides, severity, device)
 
 
 _CARRIES_DOUBT: Final = frozenset(["suggesting", "suggests", "suggestive"])
