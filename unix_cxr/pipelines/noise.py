@@ -59,7 +59,8 @@ def draw_noise(
     """Standard normal latents, drawn where each generator is and moved to the model's device.
 
     As diffusers does it: a generator on the CPU serves every device and gives the same noise on
-    each; any other must be of the device's kind.
+    each; any other must be of the device's kind. (Its `randn_tensor` goes by the first generator of
+    a list, and fails where they are on several devices.)
 
     Args:
         shape: of one image's latents: channels, height, width.
