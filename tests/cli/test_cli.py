@@ -244,6 +244,15 @@ class TestVerifyAndConvert:
         assert "give --tokenizer DIR and --vae PATH, or --model-only" in outcome.err
         assert run("convert", "unix-release", tmp_path, tmp_path / "x", "--model-only").status == 1
 
+    @pytest.mark.parametrize("direction", ["unix-release", "to-unix-release"])
+    def test_a_folder_in_use_is_left_alone(self, run, tmp_path, direction):
+        (tmp_path / "kept").touch()
+        only = ["--model-only"] if direction == "unix-release" else []
+        outcome = run("convert", direction, GOLDEN / "A", tmp_path, *only)
+        assert outcome.status == 1
+        assert "exists and is not empty; give a new folder" in outcome.err
+        assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
 
 def test_doctor_tells_versions_and_devices(run):
     tree = json.loads(run("doctor", "--json").out)

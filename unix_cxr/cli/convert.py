@@ -35,6 +35,7 @@ def unix_release(
     """Convert the published UniX weights; every key is mapped, dropped with a reason or refused."""
     from unix_cxr.convert.unix_release import convert_model
 
+    _refuse_used(target)
     if model_only:
         _tell(convert_model(source, target), target, json)
         return
@@ -73,8 +74,7 @@ def janus(
     from unix_cxr.files import replacing_folder
     from unix_cxr.pipelines.converted import save_around
 
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and is not empty; give a new folder")
+    _refuse_used(target)
     options = JanusOptions(
         query_key_norm=query_key_norm,
         latent_channels=latent_channels,
@@ -104,10 +104,16 @@ def to_unix_release(
 
     from unix_cxr.convert.unix_release import convert_model_back
 
+    _refuse_used(target)
     inner = source / "model"
     count = convert_model_back(inner if inner.is_dir() else source, target)
     outcome = {"keys": count, "target": str(target)}
     typer.echo(json_module.dumps(outcome) if json else f"{count} keys written to {target}")
+
+
+def _refuse_used(target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not empty; give a new folder")
 
 
 def _convert_whole(source: Path, target: Path, tokenizer: Path, vae: Path) -> "ConversionReport":
