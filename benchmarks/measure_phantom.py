@@ -4,7 +4,8 @@
 
 Prompts are the findings texts of phantoms that no recipe has trained on. Beside the model stand
 the phantoms' own films (the ceiling), the same through the autoencoder, and films of exchanged
-prompts (a model that does not listen).
+prompts (a model that does not listen). "listening" is how much larger the velocity's error is with
+another film's prompt, at five times from 0 (film) to 1 (noise).
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from machine import environment
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from unix_cxr.data.phantom import Phantom, render_batch, reports_of
@@ -24,8 +26,12 @@ from unix_cxr.evaluation.phantom_controls import (
     score_drawn,
     score_written,
 )
+from unix_cxr.functional.flow import interpolate, velocity
 from unix_cxr.models.autoencoder import decode, encode
+from unix_cxr.models.context import Text
 from unix_cxr.pipelines.pipeline import UniXPipeline
+
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def drawn_json(control: DrawnControl) -> dict:
@@ -70,6 +76,25 @@ def findings_of(report: str) -> str:
     return report.split("IMPRESSION:", maxsplit=1)[0].removeprefix("FINDINGS:").strip()
 
 
+def listening(pipeline: UniXPipeline, films: Tensor, prompts: list[str]) -> dict[str, dict]:
+    """The velocity's error by time, and how much another film's prompt adds to it."""
+    latents = encode(films[:, None], pipeline.vae)
+    caption = pipeline.processor.captions(prompts)
+    texts = [Text(caption.ids.roll(by, 0), caption.real.roll(by, 0)) for by in (0, 1)]
+    contexts = [pipeline.model.encode([text]) for text in texts]
+    rows = {}
+    for time in TIMES:
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(int(10 * time)))
+        times = torch.full((len(latents),), time)
+        noisy, target = interpolate(latents, noise, times), velocity(latents, noise)
+        own, others = (
+            float((pipeline.model.denoise(noisy, times, context) - target).square().mean())
+            for context in contexts
+        )
+        rows[str(time)] = {"velocity": own, "listening": others - own}
+    return rows
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -109,6 +134,9 @@ def main() -> None:
         "size": size,
         "sections": options.sections,
         "guidance_scale": options.guidance_scale or pipeline.defaults.guidance_scale,
+        "listening": listening(
+            pipeline, films, [text_of(phantom, options.sections) for phantom in phantoms]
+        ),
         "drawn": drawn_json(score_drawn(phantoms, pictures)),
         "ceiling": drawn_json(score_drawn(phantoms, films)),
         "autoencoder": drawn_json(score_drawn(phantoms, torch.cat(passed))),
