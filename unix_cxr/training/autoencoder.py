@@ -1,12 +1,13 @@
 """Stage "autoencoder": reconstruct X-rays through few latents.
 
-Axes: b batch, h and w pixels.
+Axes: b batch, k image channels, h and w pixels.
 """
 
 from collections.abc import Mapping
 
 import torch
 from diffusers import AutoencoderKL
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unix_cxr.functional.images import gradient_difference, random_affine, random_crop
@@ -50,9 +51,16 @@ class AutoencoderObjective(nn.Module):
         latents = mean + batch.noise * torch.exp(0.5 * logvar)
         reconstructed = self.vae.decode(latents).sample.float()
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
+        return self.losses(images, reconstructed) | {"kl": LossTerm.of(divergence)}
+
+    def losses(
+        self,
+        images: Float[Tensor, "b k h w"],
+        reconstructed: Float[Tensor, "b k h w"],
+    ) -> dict[str, LossTerm]:
+        """Loss terms of reconstructions."""
         return {
             "l1": LossTerm.of((reconstructed - images).abs()),
-            "kl": LossTerm.of(divergence),
             "structure": LossTerm.of(gradient_difference(reconstructed, images)),
         }
 

@@ -17,12 +17,26 @@ class StrictSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class AdversarialSettings(StrictSettings):
+    """A critic that learns to tell reconstructions from X-rays, and is thrown away afterwards.
+
+    Args:
+        weight: of what the critic says; 1 pulls at an image as strongly as an absolute error of
+            weight 1, whatever the critic's scale.
+        width: channels of the critic's first layer.
+    """
+
+    weight: Positive = 0.5
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
+
+
 class AutoencoderObjectiveSettings(StrictSettings):
     """L1 + KL + gradient difference, with their weights.
 
     Args:
         crop: side of random crops to train on, in pixels; None trains on whole images. Crops give
             more steps per second early on.
+        adversarial: a critic of fine texture, for the last steps of a decoder; None has none.
     """
 
     kind: Literal["autoencoder"]
@@ -30,6 +44,7 @@ class AutoencoderObjectiveSettings(StrictSettings):
     kl: Positive
     structure: Positive
     crop: Annotated[int, Field(ge=32, multiple_of=16)] | None = None
+    adversarial: AdversarialSettings | None = None
 
 
 class VisionObjectiveSettings(StrictSettings):

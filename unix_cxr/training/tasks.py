@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from unix_cxr.models.autoencoder import downsampling_of
+from unix_cxr.training.adversarial import AdversarialObjective
 from unix_cxr.training.alignment import AlignedObjective, AlignedSource
 from unix_cxr.training.autoencoder import AutoencoderObjective, ImageSource
 from unix_cxr.training.batches import BatchSource
@@ -106,7 +107,10 @@ def _autoencoder_task(
         seed=networks.recipe.seed,
     )
     weights = settings.model_dump(include={"l1", "kl", "structure"})
-    return Task(AutoencoderObjective(networks.vae, weights), source)
+    if settings.adversarial is None:
+        return Task(AutoencoderObjective(networks.vae, weights), source)
+    seed = networks.recipe.seed
+    return Task(AdversarialObjective(networks.vae, weights, settings.adversarial, seed), source)
 
 
 def _vision_task(

@@ -1,0 +1,215 @@
+"""The autoencoder's critic: what teaches whom, how strongly, and what is left of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from unix_cxr.models.autoencoder import build_autoencoder
+from unix_cxr.training.adversarial import AdversarialObjective, patch_critic
+from unix_cxr.training.autoencoder import AutoencoderObjective
+from unix_cxr.training.batches import ImageBatch, Share, generator_of, take
+from unix_cxr.training.checkpoints import checkpoints, load_checkpoint
+from unix_cxr.training.losses import weighted_sum
+from unix_cxr.training.objective_settings import AdversarialSettings
+from unix_cxr.training.recipe import run_recipe
+from unix_cxr.training.settings import Recipe
+
+from .conftest import stage
+
+MakeRecipe = Callable[..., Recipe]
+WEIGHTS = {"l1": 1.0, "kl": 1e-4, "structure": 1.0}
+WIDTH = 8
+SIDE = 32
+
+
+def objective_of(weight: float = 0.5) -> AdversarialObjective:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = build_autoencoder(
+            channels=[4, 4, 8],
+            layers_per_block=1,
+            latent_channels=2,
+            image_channels=1,
+            norm_groups=2,
+            sample_size=SIDE,
+        )
+    return AdversarialObjective(
+        vae, WEIGHTS, AdversarialSettings(weight=weight, width=WIDTH), seed=0
+    )
+
+
+def batch_of(samples: int) -> ImageBatch:
+    generator = generator_of(1)
+    images = torch.rand(samples, 1, SIDE, SIDE, generator=generator)
+    return ImageBatch(images, torch.randn(samples, 2, SIDE // 4, SIDE // 4, generator=generator))
+
+
+def learned_by(objective: AdversarialObjective, name: str) -> set[str]:
+    """Parts of the objective that a term sends a gradient into."""
+    objective.zero_grad()
+    objective(batch_of(2))[name].total.backward()
+    return {
+        parameter.split(".")[0] + "." + parameter.split(".")[1]
+        for parameter, value in objective.named_parameters()
+        if value.grad is not None and value.grad.any()
+    }
+
+
+def gradient_of(critic: nn.Sequential, reconstructed: Tensor) -> Tensor:
+    """Of the adversarial term at the reconstruction."""
+    objective = objective_of()
+    objective.critic = critic
+    reconstructed = reconstructed.clone().requires_grad_()
+    terms = objective.losses(torch.zeros_like(reconstructed), reconstructed)
+    (gradient,) = torch.autograd.grad(terms["adversarial"].total, reconstructed)
+    return gradient
+
+
+# -- the losses --------------------------------------------------------------------------------
+
+
+def test_the_autoencoders_own_losses_stay_what_they_are() -> None:
+    objective, batch = objective_of(), batch_of(3)
+    terms = objective(batch)
+    plain = AutoencoderObjective(objective.vae, WEIGHTS)(batch)
+    for name, term in plain.items():
+        assert torch.equal(terms[name].total, term.total)
+    assert set(terms) == {*plain, "adversarial", "critic"}
+    assert objective.counts(batch) == {name: term.count for name, term in terms.items()}
+    assert objective.weights == {**WEIGHTS, "adversarial": 0.5, "critic": 1.0}
+
+
+def test_the_values_are_the_mean_score_and_the_hinges() -> None:
+    objective = objective_of()
+    generator = generator_of(2)
+    real, made = torch.randn(2, 3, 1, SIDE, SIDE, generator=generator)
+    with torch.no_grad():
+        terms = objective.losses(real, made)
+        scores = objective.critic(made)
+        hinges = (1 - objective.critic(real)).clamp_min(0), (1 + scores).clamp_min(0)
+    assert float(terms["adversarial"].mean) == pytest.approx(-float(scores.mean()), rel=1e-4)
+    assert float(terms["critic"].mean) == pytest.approx(float(torch.cat(hinges).mean()), rel=1e-5)
+
+
+def test_the_critic_learns_from_its_own_loss_alone() -> None:
+    objective = objective_of()
+    taught = learned_by(objective, "critic")
+    assert {part.split(".")[0] for part in taught} == {"critic"}
+    taught = learned_by(objective, "adversarial")
+    assert {"vae.encoder", "vae.decoder"} <= taught
+    assert not any(part.startswith("critic") for part in taught)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_the_critic_pulls_as_strongly_as_an_absolute_error_whatever_its_scale(scale: float) -> None:
+    torch.manual_seed(4)
+    critic = patch_critic(1, WIDTH)
+    made = torch.randn(3, 1, SIDE, SIDE)
+    before = gradient_of(critic, made)
+    with torch.no_grad():
+        for parameter in critic[-1].parameters():
+            parameter.mul_(scale)
+    after = gradient_of(critic, made)
+    strength = after.square().mean(dim=(1, 2, 3)).sqrt()
+    torch.testing.assert_close(strength, torch.ones(3))  # as |x| has at every pixel
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+
+
+def test_the_gradient_raises_the_critics_score() -> None:
+    torch.manual_seed(5)
+    critic = patch_critic(1, WIDTH)
+    made = torch.randn(2, 1, SIDE, SIDE)
+    moved = made - 0.01 * gradient_of(critic, made)
+    assert float(critic(moved).mean().detach()) > float(critic(made).mean().detach())
+
+
+def test_a_critic_that_says_the_same_of_everything_pulls_at_nothing() -> None:
+    critic = patch_critic(1, WIDTH)
+    with torch.no_grad():
+        for parameter in critic[-1].parameters():
+            parameter.zero_()
+    gradient = gradient_of(critic, torch.randn(2, 1, SIDE, SIDE))
+    assert not gradient.any()
+
+
+def test_parts_of_a_batch_add_up() -> None:
+    objective, batch = objective_of(), batch_of(5)
+
+    def gradients(parts: list[ImageBatch]) -> list[Tensor]:
+        objective.zero_grad()
+        for part in parts:
+            weighted_sum(objective(part), objective.weights, objective.counts(batch)).backward()
+        return [value.grad.clone() for value in objective.parameters() if value.grad is not None]
+
+    whole = gradients([batch])
+    parts = gradients([take(batch, Share(index, 2)) for index in range(2)])
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_it_is_measured_without_gradients_too() -> None:
+    objective, batch = objective_of(), batch_of(2)
+    with torch.no_grad():
+        measured = objective(batch)
+    learning = objective(batch)
+    for name, term in learning.items():
+        torch.testing.assert_close(measured[name].total, term.total.detach())
+
+
+# -- in a stage --------------------------------------------------------------------------------
+
+
+def with_critic(make_recipe: MakeRecipe, **changes: Any) -> Recipe:
+    name = "autoencoder"
+    content = stage(name, name, ["vae.*"], objective={"adversarial": {"width": WIDTH}}, **changes)
+    return make_recipe(stages=[content])
+
+
+def test_a_critic_learns_with_the_stage_and_is_thrown_away(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = with_critic(make_recipe)
+    run_recipe(recipe, tmp_path / "run")
+    (folder,) = checkpoints(tmp_path / "run" / "autoencoder")[-1:]
+    kept = load_checkpoint(folder)
+    critics = {name: value for name, value in kept.weights.items() if name.startswith("critic.")}
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        begun = patch_critic(1, WIDTH).state_dict(prefix="critic.")
+    assert critics.keys() == begun.keys()
+    assert all(not torch.equal(value, begun[name]) for name, value in critics.items())
+    (exported,) = (tmp_path / "run" / "autoencoder" / "vae").glob("*.safetensors")
+    assert not any("critic" in name for name in load_file(exported))
+
+
+def test_a_stage_with_a_critic_goes_on_bit_for_bit(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    recipe = with_critic(make_recipe, steps=6, precision="bfloat16", schedule="constant")
+    run_recipe(recipe, whole)
+    run_recipe(recipe, cut)
+    newest = checkpoints(cut / "autoencoder")[-1]
+    for file in newest.iterdir():
+        file.unlink()
+    newest.rmdir()
+    for left in (cut / "autoencoder" / "vae").iterdir():
+        left.unlink()
+    (cut / "autoencoder" / "vae").rmdir()
+    run_recipe(recipe, cut)
+    ends = [load_checkpoint(checkpoints(run / "autoencoder")[-1]).weights for run in (whole, cut)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [({"weight": 0}, "weight"), ({"width": 12}, "width"), ({"weigth": 1.0}, "weigth")],
+)
+def test_wrong_settings_are_named(settings: dict[str, float], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        AdversarialSettings.model_validate(settings)
