@@ -18,6 +18,8 @@ from unix_cxr.vocabulary import FINDINGS
         ("No pneumothorax.", "Pneumothorax", NEGATIVE),
         ("No pleural effusion, consolidation, or pneumothorax.", "Pneumothorax", NEGATIVE),
         ("No pneumothorax, large right effusion.", "Pleural Effusion", POSITIVE),
+        ("No pneumothorax there is a small effusion.", "Pleural Effusion", POSITIVE),
+        ("No pneumothorax and there are effusions.", "Pleural Effusion", POSITIVE),
         ("No effusion but mild edema.", "Edema", POSITIVE),
         ("No consolidation, large effusion/pneumothorax.", "Pleural Effusion", NEGATIVE),
         ("No consolidation, large effusion/pneumothorax.", "Pneumothorax", NEGATIVE),
@@ -68,6 +70,10 @@ def test_sides_and_severity():
     assert labels["Atelectasis"] == Label(POSITIVE, ("right",), "moderate")
     both = label_report("Bilateral effusions, left greater than right.")["Pleural Effusion"]
     assert both.sides == ("left", "right")
+    after = label_report("Effusion at the left base.")["Pleural Effusion"]
+    assert after.sides == ("left",)
+    another = label_report("Effusion at the base, left lung is clear.")["Pleural Effusion"]
+    assert another.sides == ()
 
 
 def test_severity_of_a_change_is_not_the_findings_own():
