@@ -3,7 +3,8 @@
 Absolute errors alone leave out what they cannot predict, so reconstructions are smooth. The critic
 sees patches (arXiv:1611.07004), and both sides play for the hinge loss, as in arXiv:2012.09841.
 There, the critic's part in the decoder's gradient is brought to the size of the reconstruction's;
-here the same is done image by image, against the absolute error's. Axes: b batch, k image channels,
+here the same is done image by image, against the absolute error's, and a critic that cannot tell
+is not listened to. Axes: b batch, k image channels,
 h and w pixels, r and c rows and columns of patches.
 """
 
@@ -66,25 +67,30 @@ class AdversarialObjective(AutoencoderObjective):
         """Loss terms of reconstructions."""
         told = torch.cat([self.critic(images), self.critic(reconstructed.detach())]).float()
         real, made = told.chunk(2)
-        hinges = torch.cat([F.relu(1 - real), F.relu(1 + made)])
+        real, made = F.relu(1 - real), F.relu(1 + made)
+        with torch.no_grad():
+            telling = (1 - (real + made).mean(dim=(1, 2, 3)) / 2).clamp_min(0)
         return super().losses(images, reconstructed) | {
-            "adversarial": self._adversarial(reconstructed),
-            "critic": LossTerm.of(hinges),
+            "adversarial": self._adversarial(reconstructed, telling),
+            "critic": LossTerm.of(torch.cat([real, made])),
         }
 
-    def _adversarial(self, reconstructed: Float[Tensor, "b k h w"]) -> LossTerm:
-        """Minus the critic's mean score, with a gradient as large as that of the absolute error.
+    def _adversarial(
+        self, reconstructed: Float[Tensor, "b k h w"], telling: Float[Tensor, " b"]
+    ) -> LossTerm:
+        """Minus the critic's mean score, with a gradient like that of the absolute error.
 
         The absolute error's gradient is 1 or -1 at every pixel; this one points where the critic's
-        score grows, and has the same root mean square in every image.
+        score grows, and its root mean square in an image is `telling`: 1 where the critic is sure,
+        0 where it knows nothing and its gradient is noise.
         """
         with torch.enable_grad():
             seen = reconstructed.detach().requires_grad_()
             score = self.critic(seen).float().mean(dim=(1, 2, 3))
             (uphill,) = torch.autograd.grad(score.sum(), seen)
-        size = uphill.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        direction = uphill / size.clamp_min(torch.finfo(size.dtype).tiny)
-        slope = -(direction * reconstructed)
+        size = uphill.square().mean(dim=(1, 2, 3)).sqrt()
+        strength = telling / size.clamp_min(torch.finfo(size.dtype).tiny)
+        slope = -(strength.view(-1, 1, 1, 1) * uphill * reconstructed)
         pixels = reconstructed[0].numel()
         return LossTerm(
             slope.sum() - slope.sum().detach() - pixels * score.detach().sum(),

@@ -21,12 +21,12 @@ class AdversarialSettings(StrictSettings):
     """A critic that learns to tell reconstructions from X-rays, and is thrown away afterwards.
 
     Args:
-        weight: of what the critic says; 1 pulls at an image as strongly as an absolute error of
-            weight 1, whatever the critic's scale.
+        weight: of what the critic says; with 1, a critic that is sure pulls at an image as
+            strongly as an absolute error of weight 1, and one that cannot tell does not pull.
         width: channels of the critic's first layer.
     """
 
-    weight: Positive = 0.5
+    weight: Positive = 3.0
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 32
 
 
