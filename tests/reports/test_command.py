@@ -77,6 +77,14 @@ def test_json_output(source, tmp_path):
     assert json.loads(result.output)["status"] == {"clean": 2, "empty": 1, "quarantined": 1}
 
 
+@pytest.mark.parametrize(("name", "text"), [("empty.csv", "id,text\n"), ("empty.jsonl", "")])
+def test_an_input_without_reports_is_told(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    result = run(app, [str(tmp_path / name), "--out", str(tmp_path / "out.jsonl")])
+    assert result.exit_code == 0, result.output
+    assert f"warning: no report is in {tmp_path / name}" in result.output
+
+
 def test_explain(source):
     result = run(app, [str(source), "--explain", "b"])
     assert result.exit_code == 0

@@ -180,6 +180,10 @@ def _clean(
         f"{statistics.reports:,} reports = {status['clean']:,} clean + "
         f"{status['empty']:,} empty + {status['quarantined']:,} quarantined"
     )
+    if not statistics.reports:
+        typer.echo(
+            f"warning: no report is in {', '.join(str(path) for path in options.inputs)}", err=True
+        )
     for reason, count in statistics.reasons.most_common(8):
         typer.echo(f"  {count:,} {reason}")
     if statistics.guarded:
