@@ -30,6 +30,8 @@ from unix_cxr.training.sharding import (
 )
 from unix_cxr.training.stages import select_learning
 
+from .test_adversarial import batch_of as image_batch
+from .test_adversarial import objective_of as adversarial_objective
 from .test_alignment import batch_of, objective_of
 from .toys import settings
 
@@ -104,6 +106,23 @@ def test_gradients_are_those_of_the_whole(make: Any, changes: Any, unchecked: No
         assert all(torch.equal(ours[name], gradient) for name, gradient in plain.items())
     flags = {name: parameter.requires_grad for name, parameter in objective.named_parameters()}
     assert flags == {name: p.requires_grad for name, p in sharded.named_parameters()}
+
+
+def test_a_critic_is_asked_in_shards_as_it_is_whole(unchecked: None) -> None:
+    objective, batch = adversarial_objective(), image_batch(3)
+    prepare(objective, settings(), CPU)
+    sharded = sharded_copy(objective, CPU, 1)
+    found = []
+    for module in (objective, sharded):
+        module.train()
+        with passing(module, last=True):
+            weighted_sum(module(batch), objective.weights).backward()
+        grads = {name: p.grad for name, p in module.named_parameters()}
+        found.append({name: whole(grad) for name, grad in grads.items() if grad is not None})
+    plain, ours = found
+    assert ours.keys() == plain.keys() == dict(objective.named_parameters()).keys()
+    for name, gradient in plain.items():
+        torch.testing.assert_close(ours[name], gradient)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
