@@ -170,6 +170,17 @@ def test_it_is_measured_without_gradients_too() -> None:
         torch.testing.assert_close(measured[name].total, term.total.detach())
 
 
+def test_a_critic_begins_as_its_seed_says() -> None:
+    critics = []
+    for seed, other in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(other)
+        settings = AdversarialSettings(width=WIDTH)
+        critics.append(AdversarialObjective(objective_of().vae, WEIGHTS, settings, seed).critic)
+    first, again, another = (critic.state_dict()["0.weight"] for critic in critics)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, another)
+
+
 # -- in a stage --------------------------------------------------------------------------------
 
 

@@ -92,7 +92,9 @@ def test_the_average_is_validated_and_kept_and_survives_a_stop(tmp_path: Path) -
 
 def test_a_spike_is_told_only_after_the_loss_has_settled() -> None:
     guard = SpikeGuard(factor=3.0)
-    assert not guard.spikes(100.0)
+    early = [*(1.0,) * 10, 100.0, *(1.0,) * 39]
+    assert not any(guard.spikes(loss) for loss in early)  # 50 losses, and one is large
+    assert guard.spikes(100.0)
     guard = SpikeGuard(factor=3.0)
     assert not any(guard.spikes(1.0) for _ in range(60))
     assert guard.spikes(3.1)
@@ -117,6 +119,17 @@ def test_a_spike_is_skipped_and_counted(tmp_path: Path) -> None:
     again = trainer(tmp_path / "cut", Spiking(), **changes)
     again.run()
     assert_same(weights(one), weights(again))
+
+
+def test_a_skipped_step_leaves_the_average_as_it_is(tmp_path: Path) -> None:
+    changes = {"spike_factor": 20.0, "ema_decay": 0.9, "checkpoint_every": 1, "keep_checkpoints": 9}
+    trainer(tmp_path, Spiking(), steps=58, **changes).run()
+    averages = {
+        int(at.name.split("-")[1]): load_checkpoint(at).average for at in checkpoints(tmp_path)
+    }
+    for name, value in averages[55].items():
+        assert torch.equal(averages[56][name], value)  # the step that is skipped
+        assert not torch.equal(averages[57][name], value)
 
 
 class CutSpiking(Spiking):
