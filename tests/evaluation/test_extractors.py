@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
 from tests.evaluation.phantoms import TINY, phantoms
+from tests.training.conftest import write_films
 from unix_cxr.evaluation.classifier import XrayClassifier, classify
 from unix_cxr.evaluation.contact_sheet import to_pil
 from unix_cxr.evaluation.imaging.extractors import (
@@ -241,6 +242,15 @@ def test_folders_and_manifests_are_opened(tmp_path):
     assert open_images(folder).images[0].text == "A."
     assert len(plain.first(2)) == 2
     assert plain.first(2).ids == plain.first(2).ids
+
+
+def test_the_wording_of_a_table_of_labels_does_not_depend_on_where_it_lies(tmp_path):
+    here = write_films(tmp_path / "here", train=12)
+    there = write_films(tmp_path / "quite" / "elsewhere", train=12)
+    first, second = (open_images(folder, split="train") for folder in (here, there))
+    texts = [image.text for image in first]
+    assert texts == [image.text for image in second]
+    assert len(set(texts)) > 2  # several wordings of two labels
 
 
 def test_sources_of_studies_are_opened():

@@ -217,7 +217,7 @@ def _from_studies(
         seen[identity] = seen.get(identity, 0) + 1
         if seen[identity] > 1:
             identity = f"{identity}#{seen[identity]}"  # another film of the same examination
-        text = study.findings or study.impression or _described(study)
+        text = study.findings or study.impression or _described(study, identity)
         images.append(
             ImageFile(identity, study.image, study.patient_id, study.labels, text, study.subset)
         )
@@ -232,9 +232,10 @@ def _relative(image: Source, root: str) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(image)
 
 
-def _described(study: Study) -> str:
+def _described(study: Study, identity: str) -> str:
+    """In a wording that does not depend on where the folder lies."""
     try:
-        return describe(study, random.Random(str(study.image)))
+        return describe(study, random.Random(identity))
     except ValueError:  # labels or a view that have no wording
         return ""
 
