@@ -11,7 +11,10 @@ from unix_cxr.functional.flow import euler_step, time_grid
 def main() -> None:
     pipe = UniXPipeline.from_pretrained("nano")
     caption = pipe.processor.captions(["Viral pneumonia.", "No pneumonia."])
-    latents = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    sizes = pipe.model.config
+    side = sizes.max_latent_size * sizes.latent_patch_size
+    noise = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, sizes.latent_channels, side, side, generator=noise)
     with torch.no_grad():
         context = pipe.model.encode([Text(caption.ids, caption.real)])
         for now, then in pairwise(time_grid(5, shift=1.0)):

@@ -11,6 +11,7 @@ from torch import Tensor
 from tests.conftest import Recording
 from tests.tolerances import assert_close
 from unix_cxr.models.context import Context, Image, Latents, Text
+from unix_cxr.modules.latent_embedding import LatentEmbedding
 
 PROMPTS = ([62, 5, 6, 63], [62, 7, 63], [62, 1, 2, 3, 4, 8, 9, 63], [62, 63])
 
@@ -211,3 +212,19 @@ def test_text_ids_and_mask_must_agree() -> None:
 def test_latents_larger_than_the_table_are_refused(tiny_model: Any) -> None:
     with pytest.raises(ValueError, match=r"latents of 7x2 tokens exceed max_latent_size \(6\)"):
         tiny_model.denoise(torch.zeros(1, 4, 7, 2), torch.ones(1), tiny_model.empty_context(1))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 4, 4), (1, 3, 2, 2)])
+def test_latents_of_other_channels_are_refused(tiny_model: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"latents of shape \({shape[0]}, {shape[1]}, .* 4 channels"
+    ):
+        tiny_model.denoise(torch.zeros(shape), torch.ones(1), tiny_model.empty_context(1))
+
+
+def test_latents_that_cannot_be_cut_into_patches_are_refused() -> None:
+    embedding = LatentEmbedding(
+        channels=4, patch_size=2, hidden_size=8, max_size=4, time_frequencies=8
+    )
+    with pytest.raises(ValueError, match=r"multiples of latent_patch_size \(2\)"):
+        embedding(torch.zeros(1, 4, 4, 3), torch.ones(1))

@@ -50,6 +50,7 @@ class LatentEmbedding(nn.Module):
         time_frequencies: int,
     ) -> None:
         super().__init__()
+        self.channels = channels
         self.patch_size = patch_size
         self.max_size = max_size
         self.projection = nn.Linear(patch_size**2 * channels, hidden_size)
@@ -62,8 +63,16 @@ class LatentEmbedding(nn.Module):
         """Tokens in raster order.
 
         Raises:
-            ValueError: the latents are larger than the table of positions.
+            ValueError: the latents have other channels, cannot be cut into patches, or are larger
+                than the table of positions.
         """
+        if latents.shape[1] != self.channels or any(
+            n % self.patch_size for n in latents.shape[-2:]
+        ):
+            raise ValueError(
+                f"latents of shape {tuple(latents.shape)} must have {self.channels} channels, and "
+                f"sides that are multiples of latent_patch_size ({self.patch_size})"
+            )
         rows, columns = (side // self.patch_size for side in latents.shape[-2:])
         if max(rows, columns) > self.max_size:
             raise ValueError(

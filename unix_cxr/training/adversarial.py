@@ -4,11 +4,11 @@ Absolute errors alone leave out what they cannot predict, so reconstructions are
 sees patches (arXiv:1611.07004), and both sides play for the hinge loss, as in arXiv:2012.09841.
 There, the critic's part in the decoder's gradient is brought to the size of the reconstruction's;
 here the same is done image by image, against the absolute error's, and a critic that cannot tell
-is not listened to. Axes: b batch, k image channels,
-h and w pixels, r and c rows and columns of patches.
+is not listened to. Axes: b batch, k image channels, h and w pixels.
 """
 
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,9 @@ from unix_cxr.training.batches import ImageBatch
 from unix_cxr.training.losses import LossTerm
 from unix_cxr.training.objective_settings import AdversarialSettings
 
-PATCH_STRIDE = 4
+PATCH_STRIDE: Final = 4
 """Pixels from one judged patch to the next; a patch is 26 pixels wide."""
-_GROUPS = 8
+_GROUPS: Final = 8
 
 
 class AdversarialObjective(AutoencoderObjective):
