@@ -445,7 +445,7 @@ def test_moments_are_those_of_the_autoencoder(tmp_path: Path) -> None:
     images = torch.from_numpy(read.images(range(6)))[:, None].float() / 255
     with torch.no_grad():
         expected = vae.encode(images * 2 - 1).latent_dist.parameters
-    assert made.manifest.moments_shape == (32, 4, 4)
+    assert made.manifest.moments_shape == (8, 8, 8)
     torch.testing.assert_close(torch.from_numpy(read.moments(range(6))), expected)
     with pytest.raises(ValueError, match="has no features; prepare it with --features"):
         read.features([0])
