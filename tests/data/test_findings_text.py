@@ -116,6 +116,8 @@ def test_what_cannot_be_stated_is_refused() -> None:
         ValueError, match=r"view \('LATERAL'\) of a\.png must be one of \['AP', 'PA'\]"
     ):
         describe(study(view="LATERAL"), random.Random(0))
+    with pytest.raises(ValueError, match=r"label 'Flu' has no wording.*; view \(''\) of a\.png"):
+        describe(study(labels=frozenset({"Flu"}), view=""), random.Random(0))
 
 
 def test_unknown_sentences_are_found() -> None:

@@ -77,14 +77,21 @@ def describe(study: Study, generator: random.Random) -> str:
     Raises:
         ValueError: the study has a label or a view without wording.
     """
+    faults = []
+    unknown = [label for label in stated_labels(study) if label not in STATEMENTS]
+    if unknown:
+        named = ", ".join(map(repr, unknown))
+        faults.append(f"label {named} has no wording; known labels: {sorted(STATEMENTS)}")
     if study.view not in _VIEWS:
         name = shown(study.image)
-        raise ValueError(f"view ({study.view!r}) of {name} must be one of {list(_VIEWS)}")
+        faults.append(f"view ({study.view!r}) of {name} must be one of {list(_VIEWS)}")
+    if faults:
+        raise ValueError("; ".join(faults))
     group = age_group(study)
     # children are not told apart by sex: their films rarely show it
     person = generator.choice(_PEOPLE[group, "" if group == CHILD else study.sex])
     view, film = generator.choice(_VIEWS[study.view]), generator.choice(_FILMS)
-    statements = [generator.choice(_wordings(label)) for label in stated_labels(study)]
+    statements = [generator.choice(STATEMENTS[label]) for label in stated_labels(study)]
     generator.shuffle(statements)
     return " ".join([f"{view} {film} of {person}.", *statements])
 
@@ -137,9 +144,3 @@ def age_group(study: Study) -> str:
     if years < _ADULT_FROM_YEARS:
         return CHILD
     return OLDER if years >= _OLDER_FROM_YEARS else ADULT
-
-
-def _wordings(label: str) -> Sequence[str]:
-    if label not in STATEMENTS:
-        raise ValueError(f"label {label!r} has no wording; known labels: {sorted(STATEMENTS)}")
-    return STATEMENTS[label]
