@@ -80,6 +80,26 @@ def critic_of_brightness(scale: float = 1.0) -> nn.Sequential:
     return nn.Sequential(convolution)
 
 
+def telling_objective() -> AdversarialObjective:
+    """Its critic tells bright images from reconstructions, each as far as it can."""
+    objective = objective_of()
+    objective.critic = critic_of_brightness(0.05)
+    return objective
+
+
+def bright_batch(samples: int) -> ImageBatch:
+    batch = batch_of(samples)
+    return ImageBatch(0.7 + 0.3 * batch.images, batch.noise)
+
+
+def gradient_is_felt(objective: AdversarialObjective, batch: ImageBatch) -> bool:
+    """Whether the critic moves the decoder; a random one cannot tell and would not."""
+    (weight,) = torch.autograd.grad(
+        objective(batch)["adversarial"].total, [objective.vae.decoder.conv_out.weight]
+    )
+    return bool(weight.any())
+
+
 # -- the losses --------------------------------------------------------------------------------
 
 
@@ -147,7 +167,8 @@ def test_each_image_is_pulled_at_as_far_as_it_is_told() -> None:
 
 
 def test_parts_of_a_batch_add_up() -> None:
-    objective, batch = objective_of(), batch_of(5)
+    objective, batch = telling_objective(), bright_batch(5)
+    assert gradient_is_felt(objective, batch)
 
     def gradients(parts: list[ImageBatch]) -> list[Tensor]:
         objective.zero_grad()

@@ -30,8 +30,7 @@ from unix_cxr.training.sharding import (
 )
 from unix_cxr.training.stages import select_learning
 
-from .test_adversarial import batch_of as image_batch
-from .test_adversarial import objective_of as adversarial_objective
+from .test_adversarial import bright_batch, gradient_is_felt, telling_objective
 from .test_alignment import batch_of, objective_of
 from .toys import settings
 
@@ -109,7 +108,8 @@ def test_gradients_are_those_of_the_whole(make: Any, changes: Any, unchecked: No
 
 
 def test_a_critic_is_asked_in_shards_as_it_is_whole(unchecked: None) -> None:
-    objective, batch = adversarial_objective(), image_batch(3)
+    objective, batch = telling_objective(), bright_batch(3)
+    assert gradient_is_felt(objective, batch)
     prepare(objective, settings(), CPU)
     sharded = sharded_copy(objective, CPU, 1)
     found = []

@@ -65,8 +65,7 @@ class AdversarialObjective(AutoencoderObjective):
         reconstructed: Float[Tensor, "b k h w"],
     ) -> dict[str, LossTerm]:
         """Loss terms of reconstructions."""
-        told = torch.cat([self.critic(images), self.critic(reconstructed.detach())]).float()
-        real, made = told.chunk(2)
+        real, made = self.critic(torch.cat([images, reconstructed.detach()])).float().chunk(2)
         real, made = F.relu(1 - real), F.relu(1 + made)
         with torch.no_grad():
             telling = (1 - (real + made).mean(dim=(1, 2, 3)) / 2).clamp_min(0)
