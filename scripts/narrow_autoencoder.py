@@ -3,7 +3,8 @@
     python scripts/narrow_autoencoder.py VAE --data DIR [--channels 4 --out FOLDER]
 
 VAE is a folder of an `AutoencoderKL` in diffusers' layout. `--data` is a folder with
-`metadata.csv`; its dev X-rays are encoded.
+`metadata.csv`; its dev X-rays are encoded, or with `--split train`, as is right for weights that
+are measured on dev afterwards, those.
 
 An autoencoder of many channels may use few: what it decodes then changes along some directions of
 the latents only. How much each matters is measured at the X-rays' latents: a sign is drawn for
@@ -24,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unix_cxr.data.pixels import Source, load_xray
-from unix_cxr.data.studies import Study, read_table
+from unix_cxr.data.studies import Split, Study, read_table
 from unix_cxr.functional.images import resize_and_pad
 from unix_cxr.models.autoencoder import to_range
 
@@ -138,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("vae", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split", choices=("train", "dev"), default="dev")
     parser.add_argument("--size", type=int, default=128, help="rows and columns of every X-ray")
     parser.add_argument("--channels", type=int, help="keep so many directions")
     parser.add_argument("--out", type=Path, help="folder for the narrower autoencoder")
@@ -148,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     most = vae.config["latent_channels"]
     if options.channels is not None and not 0 < options.channels <= most:
         parser.error(f"--channels ({options.channels}) must lie between 1 and {most}")
-    images = torch.stack([square(study.image, options.size) for study in dev_studies(options.data)])
+    studies = studies_of(options.data, options.split)
+    images = torch.stack([square(study.image, options.size) for study in studies])
     spectrum = spectrum_of(vae, images)
     print(f"{len(images)} X-rays; explained by the first directions of {most}:")
     print(" ".join(f"{share:.4f}" for share in spectrum.shares.tolist()))
@@ -160,15 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"wrote {options.out}")
 
 
-def dev_studies(root: Path) -> list[Study]:
-    """The studies of `dev`.
+def studies_of(root: Path, split: Split) -> list[Study]:
+    """The studies of a split.
 
     Raises:
         SystemExit: there are none.
     """
-    studies = list(read_table(root, splits=("dev",)))
+    studies = list(read_table(root, splits=(split,)))
     if not studies:
-        raise SystemExit(f"{root} has no dev studies")
+        raise SystemExit(f"{root} has no {split} studies")
     return studies
 
 

@@ -88,6 +88,8 @@ def test_what_is_kept_has_variance_one_and_the_posteriors_own(images: torch.Tens
 def test_the_command_writes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     films = write_films(tmp_path / "films")
     autoencoder().save_pretrained(tmp_path / "vae")
+    main([str(tmp_path / "vae"), "--data", str(films), "--size", "32", "--split", "train"])
+    assert capsys.readouterr().out.startswith("6 X-rays")
     main([str(tmp_path / "vae"), "--data", str(films), "--size", "32"])
     assert "explained by the first directions of 4" in capsys.readouterr().out
     out = tmp_path / "narrow"
